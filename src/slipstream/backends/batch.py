@@ -1,0 +1,105 @@
+"""What one step of a program reads: tokens of several sequences, and where their KV pages are.
+
+Built by the engine (or by hand in evaluation and tests), checked here at the border, and then
+trusted by every backend. Legend: R rows (tokens) of the batch, S sequences in it, P pages a
+sequence can hold, L rows whose logits are wanted.
+
+    rows      | seq 0: prompt chunk, 5 rows | seq 1: decode, 1 row | seq 2: decode, 1 row |
+    row_starts  0                             5                      6                      7
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from slipstream.graph.graph import Graph
+
+PAGE_SIZE = 64  # positions in one KV page; also the tile of keys that attention merges at a time
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One step's work.
+
+    ids         int32 [R]     token ids
+    row_starts  int32 [S + 1] sequence s owns rows row_starts[s] … row_starts[s + 1] - 1
+    lengths     int32 [S]     positions already in the cache before this step: the first row of
+                              sequence s is at position lengths[s]
+    pages       int32 [S, P]  page numbers of each sequence in order; unused entries are -1
+    logit_rows  int32 [L]     rows whose logits are wanted, ascending; may be empty
+    """
+
+    ids: NDArray[np.int32]
+    row_starts: NDArray[np.int32]
+    lengths: NDArray[np.int32]
+    pages: NDArray[np.int32]
+    logit_rows: NDArray[np.int32]
+
+    def positions(self) -> NDArray[np.int32]:
+        """int32 [R]: the position of each row in its own sequence."""
+        counts = np.diff(self.row_starts)
+        offsets = np.arange(len(self.ids), dtype=np.int32) - np.repeat(self.row_starts[:-1], counts)
+        return (np.repeat(self.lengths, counts) + offsets).astype(np.int32)
+
+    def check(self, graph: Graph, page_count: int) -> None:
+        """ValueError unless every id, page and row is in range and the pages hold the positions."""
+        counts = np.diff(self.row_starts)
+        ends = self.lengths + counts
+        if self.row_starts[0] != 0 or self.row_starts[-1] != len(self.ids) or (counts < 1).any():
+            raise ValueError("row_starts must rise from 0 to the number of rows")
+        if len(self.ids) and not (0 <= self.ids.min() and self.ids.max() < graph.vocabulary):
+            raise ValueError(f"token ids must be in 0…{graph.vocabulary - 1}")
+        if (self.lengths < 0).any():
+            raise ValueError("lengths must not be negative")
+        needed = -(-ends // PAGE_SIZE)
+        if (needed > self.pages.shape[1]).any():
+            raise ValueError("a sequence has fewer pages than its positions need")
+        used = np.arange(self.pages.shape[1])[None, :] < needed[:, None]
+        if used.any() and not (0 <= self.pages[used].min() and self.pages[used].max() < page_count):
+            raise ValueError(f"page numbers must be in 0…{page_count - 1}")
+        rows = self.logit_rows
+        if len(rows) and (rows[0] < 0 or rows[-1] >= len(self.ids) or (np.diff(rows) <= 0).any()):
+            raise ValueError("logit_rows must rise and lie within the batch")
+
+
+def single(ids: NDArray[np.int32], all_logits: bool = False) -> Batch:
+    """A batch of one new sequence on pages 0, 1, 2 …: for tests and evaluation."""
+    count = len(ids)
+    rows = np.arange(count) if all_logits else np.array([count - 1])
+    return Batch(
+        ids=np.asarray(ids, np.int32),
+        row_starts=np.array([0, count], np.int32),
+        lengths=np.zeros(1, np.int32),
+        pages=np.arange(-(-count // PAGE_SIZE), dtype=np.int32)[None, :],
+        logit_rows=rows.astype(np.int32),
+    )
+
+
+class KV(Protocol):
+    """The storage of keys and values: `page_count` pages in every layer. Opaque to the engine."""
+
+    page_count: int
+    size_bytes: int
+
+
+class Program(Protocol):
+    """A graph made runnable by a backend."""
+
+    graph: Graph
+
+    def new_kv(self, page_count: int) -> KV:
+        """Storage for `page_count` pages of PAGE_SIZE positions."""
+        ...
+
+    def step(self, batch: Batch, kv: KV) -> NDArray[np.float32]:
+        """Runs the batch, writes its keys and values into `kv`; returns logits, float32 [L, V]."""
+        ...
+
+    def capture(self, batch: Batch, kv: KV, weights: tuple[str, ...]) -> dict[str, NDArray[np.float32]]:
+        """Runs the batch; returns for each weight the float32 [R, in] input of its linear, unrounded.
+
+        Calibration calls this; inputs to the head have only the L selected rows.
+        """
+        ...

@@ -1,0 +1,85 @@
+"""Every error that Slipstream raises at a user, as one tree.
+
+Each says in its message what is wrong and what to do next. `assert` is for ourselves; these are
+for the person at the keyboard or behind the HTTP client. The command line prints the message
+without a traceback and exits with `exit_code`; the server answers with `http_status`.
+
+    SlipstreamError
+    ├── FileFormatError          a file is not what it claims to be
+    │   ├── GGUFError
+    │   ├── SafetensorsError
+    │   └── ArtifactError
+    ├── SourceError              a model could not be found or fetched
+    ├── UnsupportedError         understood, but not served here
+    ├── TemplateError            a chat template cannot be rendered
+    ├── RequestError             a request that cannot be answered as it stands
+    │   ├── PromptTooLongError
+    │   └── OverloadedError      try again later
+    ├── LimitsNotMetError        `optimize` found nothing within the limits
+    └── MachineError             this machine lacks what was asked of it
+"""
+
+
+class SlipstreamError(Exception):
+    """The root: catch this to catch everything Slipstream raises on purpose."""
+
+    exit_code = 1
+    http_status = 500
+
+
+class FileFormatError(SlipstreamError, ValueError):
+    """A file is damaged, hostile, or not of the format that it claims."""
+
+
+class GGUFError(FileFormatError):
+    """A GGUF file that cannot be read."""
+
+
+class SafetensorsError(FileFormatError):
+    """A safetensors file, or a set of shards, that cannot be read."""
+
+
+class ArtifactError(FileFormatError):
+    """An artifact whose manifest or hashes do not agree with its files."""
+
+
+class SourceError(SlipstreamError):
+    """A model that could not be found, fetched or verified."""
+
+
+class UnsupportedError(SlipstreamError, ValueError):
+    """An architecture, format or option that is known but not supported here."""
+
+    http_status = 400
+
+
+class TemplateError(SlipstreamError, ValueError):
+    """A chat template that fails, or messages that it refuses."""
+
+    http_status = 400
+
+
+class RequestError(SlipstreamError, ValueError):
+    """A request that cannot be answered as it stands."""
+
+    http_status = 400
+
+
+class PromptTooLongError(RequestError):
+    """A prompt that leaves no room for an answer within the context."""
+
+
+class OverloadedError(RequestError):
+    """The queue is full: the client should try again later."""
+
+    http_status = 429
+
+
+class LimitsNotMetError(SlipstreamError):
+    """No candidate meets the limits; nothing was written."""
+
+    exit_code = 3
+
+
+class MachineError(SlipstreamError):
+    """This machine lacks an instruction set, a device or memory that was asked for."""

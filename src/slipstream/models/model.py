@@ -1,0 +1,23 @@
+"""A model ready to be run: graph, weights, tokenizer. `load` is the door from files to everything.
+
+    checkpoint (GGUF, folder, artifact) → config → one page in this folder → graph
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from slipstream.checkpoint.checkpoint import Checkpoint
+from slipstream.formats.tensor import Tensor
+from slipstream.graph.graph import Graph
+from slipstream.models.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class Model:
+    """Everything a backend and an engine need. `weights` is lazy: it reads from the memory map."""
+
+    name: str
+    graph: Graph
+    weights: Mapping[str, Tensor]
+    tokenizer: Tokenizer
+    checkpoint: Checkpoint
