@@ -15,6 +15,7 @@ without a traceback and exits with `exit_code`; the server answers with `http_st
     ├── RequestError             a request that cannot be answered as it stands
     │   ├── PromptTooLongError
     │   └── OverloadedError      try again later
+    ├── NumericError             numbers ceased to be finite, or a matrix cannot be factored
     ├── LimitsNotMetError        `optimize` found nothing within the limits
     └── MachineError             this machine lacks what was asked of it
 """
@@ -73,6 +74,10 @@ class OverloadedError(RequestError):
     """The queue is full: the client should try again later."""
 
     http_status = 429
+
+
+class NumericError(SlipstreamError, ArithmeticError):
+    """Logits that are not finite, or a matrix that cannot be factored; the layer is named."""
 
 
 class LimitsNotMetError(SlipstreamError):
