@@ -1,0 +1,1 @@
+"""How numbers are stored, one format a file; numpy only."""

@@ -1,0 +1,170 @@
+"""Affine integers: rounding a matrix to them, and reading it back.
+
+Checkpoints, compression and the reference backend call this. What `dequantize_affine` returns is
+the meaning of an `AffineTensor`; kernels are held against it.
+
+Legend: O outputs (rows), I inputs (columns), G groups of one row, N = I / G inputs of one group.
+"""
+
+from collections.abc import Iterator
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from slipstream.formats.tensor import Affine, AffineTensor
+
+ScaleType = Literal["float16", "float32"]
+
+_PIECE = 1 << 18  # values worked on at a time: temporaries of 1 MiB stay in the second-level cache
+
+
+def unpack_nibbles(packed: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """uint8 [..., I / 2] → codes 0…15, uint8 [..., I]; the low nibble is the even input."""
+    codes = np.empty((*packed.shape[:-1], packed.shape[-1] * 2), np.uint8)
+    np.bitwise_and(packed, 15, out=codes[..., 0::2])
+    np.right_shift(packed, 4, out=codes[..., 1::2])
+    return codes
+
+
+def pack_nibbles(codes: NDArray) -> NDArray[np.uint8]:
+    """Codes 0…15 [..., I], I even → uint8 [..., I / 2], the inverse of `unpack_nibbles`."""
+    if codes.shape[-1] % 2:
+        raise ValueError(f"an even number of inputs is needed to pack them, not {codes.shape[-1]}")
+    codes = codes.astype(np.uint8, copy=False)
+    packed = codes[..., 1::2] << np.uint8(4)
+    packed |= codes[..., 0::2]
+    return packed
+
+
+def dequantize_affine(tensor: AffineTensor) -> NDArray[np.float32]:
+    """The values, float32 [O, I]: (q - z) · scale, or q · scale + m, each operation rounded once.
+
+    With float16 scales the products are exact, so a fused multiply-add gives the same bits.
+    """
+    values = np.empty(tensor.shape, np.float32)
+    grouped = values.reshape(len(values), tensor.scales.shape[1], -1)  # [O, G, N]
+    for rows in _pieces(values.shape):
+        _decode(tensor, rows, grouped[rows])
+    return values
+
+
+def _decode(tensor: AffineTensor, rows: slice, values: NDArray[np.float32]) -> None:
+    """Writes the values of some rows into float32 [rows, G, N]."""
+    kind, codes = tensor.format, tensor.codes[rows]
+    if kind.bits == 4:
+        codes = unpack_nibbles(codes)
+    values[:] = codes.reshape(values.shape)
+    if kind.zero == "zero_point":
+        assert tensor.offsets is not None
+        values -= tensor.offsets[rows, :, None].astype(np.float32)
+    elif kind.zero == "symmetric" and kind.bits == 4:
+        values -= np.float32(8)
+    with np.errstate(invalid="ignore", over="ignore"):  # damaged scales may be infinite
+        values *= tensor.scales[rows, :, None].astype(np.float32)
+        if kind.zero == "minimum":
+            assert tensor.offsets is not None
+            values += tensor.offsets[rows, :, None].astype(np.float32)
+
+
+def quantize_affine(
+    weight: NDArray[np.float32], format: Affine, scale_dtype: ScaleType = "float16"
+) -> AffineTensor:
+    """Rounds float32 [O, I] to the nearest codes, with the scale that just spans each group.
+
+    The scale is rounded to `scale_dtype` before the codes are chosen, so they make up for it.
+    Refuses (ValueError) what is not a finite matrix, and a group that does not divide I.
+    """
+    weight = np.asarray(weight, np.float32)
+    groups = group_count(weight.shape, format)
+    scales = np.empty((weight.shape[0], groups), scale_dtype)
+    offsets = _empty_offsets(format, scales)
+    codes = np.empty(weight.shape, np.uint8 if format.bits == 4 else np.int8)
+    for rows in _pieces(weight.shape):
+        grouped = weight[rows].reshape(-1, groups, weight.shape[1] // groups)
+        if not np.isfinite(grouped).all():
+            raise ValueError("the matrix holds infinities or NaN, which integers cannot express")
+        scales[rows], zero = _scales_and_zeros(grouped, format, scales.dtype)
+        if offsets is not None:
+            offsets[rows] = zero
+        rounded = _round_codes(grouped, scales[rows], zero, format)
+        codes[rows] = rounded.reshape(weight[rows].shape)
+    packed = pack_nibbles(codes) if format.bits == 4 else codes
+    return AffineTensor(format, packed, scales, offsets)
+
+
+def group_count(shape: tuple[int, ...], format: Affine) -> int:
+    """G, the groups in a row of a matrix [O, I]; ValueError where the format does not fit it."""
+    if len(shape) != 2 or 0 in shape:
+        raise ValueError(f"only a matrix can be rounded to affine integers, not shape {shape}")
+    group = format.group or shape[1]
+    if group % 16 or shape[1] % group:
+        raise ValueError(
+            f"groups of {group} do not fit rows of {shape[1]} inputs: choose a group that is a"
+            " multiple of 16 and divides the row"
+        )
+    return shape[1] // group
+
+
+def _empty_offsets(format: Affine, scales: NDArray) -> NDArray | None:
+    """Room for the offsets that the format wants beside its scales [O, G]."""
+    if format.zero == "symmetric":
+        return None
+    if format.zero == "minimum":
+        return np.empty_like(scales)
+    return np.empty(scales.shape, np.uint8 if format.bits == 4 else np.int8)
+
+
+def _scales_and_zeros(
+    grouped: NDArray[np.float32], format: Affine, scale_dtype: np.dtype
+) -> tuple[NDArray, NDArray[np.float32]]:
+    """Scales [O, G] in their type, and zeros [O, G]: codes for zero_point, values for minimum."""
+    lowest, highest = _range(format)
+    if format.zero == "symmetric":
+        # 4 bits reach from -8 to 7: spanning 7.5 on both sides errs least (as compressed-tensors).
+        reach = 7.5 if format.bits == 4 else 127.0
+        scale = _to_finite(np.abs(grouped).max(axis=-1) / np.float32(reach), scale_dtype)
+        return scale, np.full(scale.shape, 8 if format.bits == 4 else 0, np.float32)
+    least, most = grouped.min(axis=-1), grouped.max(axis=-1)
+    if format.zero == "zero_point":  # zero itself must be expressible
+        least, most = np.minimum(least, 0), np.maximum(most, 0)
+    span = most / np.float32(highest - lowest) - least / np.float32(highest - lowest)
+    scale = _to_finite(span, scale_dtype)
+    wide = scale.astype(np.float32)
+    if format.zero == "zero_point":
+        steps = np.divide(least, wide, out=np.zeros_like(least), where=wide > 0)
+        return scale, np.clip(np.rint(lowest - steps), lowest, highest)
+    minimum = _to_finite(least - np.float32(lowest) * wide, scale_dtype)
+    return scale, minimum.astype(np.float32)
+
+
+def _round_codes(
+    grouped: NDArray[np.float32], scale: NDArray, zero: NDArray[np.float32], format: Affine
+) -> NDArray[np.float32]:
+    """The nearest codes [O, G, N] of the values, as floats within the range of the format."""
+    lowest, highest = _range(format)
+    wide = scale.astype(np.float32)[..., None]
+    by_minimum = format.zero == "minimum"
+    values = grouped - zero[..., None] if by_minimum else grouped
+    codes = np.divide(values, wide, out=np.zeros_like(grouped), where=wide > 0)
+    if not by_minimum:
+        codes += zero[..., None]
+    return np.clip(np.rint(codes, out=codes), lowest, highest, out=codes)
+
+
+def _range(format: Affine) -> tuple[int, int]:
+    """The least and the greatest code."""
+    return (0, 15) if format.bits == 4 else (-128, 127)
+
+
+def _to_finite(values: NDArray[np.float32], dtype: np.dtype) -> NDArray:
+    """Rounded to `dtype`, and never to infinity."""
+    most = np.finfo(dtype).max
+    return np.clip(values, -most, most).astype(dtype)
+
+
+def _pieces(shape: tuple[int, ...]) -> Iterator[slice]:
+    """The rows of a matrix, a cache-full at a time."""
+    step = max(1, _PIECE // max(1, shape[1]))
+    for start in range(0, shape[0], step):
+        yield slice(start, start + step)
