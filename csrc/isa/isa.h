@@ -1,0 +1,53 @@
+// The instruction sets a kernel can be compiled for, and the choice among them at run time.
+// A kernel source is compiled once per set (see kernels/isa.cmake) into a namespace of that name;
+// whoever wants a kernel asks a function table for an `Isa`. All sets give the same bits.
+#pragma once
+
+#include <optional>
+#include <string_view>
+#include <vector>
+
+namespace slipstream {
+
+enum class Isa { portable, avx2, avx512, amx };
+
+// "portable", "avx2", "avx512", "amx".
+std::string_view isa_name(Isa isa);
+std::optional<Isa> isa_from_name(std::string_view name);
+
+// Whether the processor, the operating system and this build can run `isa`. Asking for `amx` also
+// asks the kernel for permission to use the tiles, so ask before threads start.
+bool isa_supported(Isa isa);
+
+// Every supported set, slowest first; never empty, since `portable` always runs.
+std::vector<Isa> isas_supported();
+
+// The fastest supported set.
+Isa detect();
+
+}  // namespace slipstream
+
+// The function tables of one kernel, one per set, and the function that picks among them:
+//
+//   SLIPSTREAM_DECLARE_TABLES(LinearKernels, linear_table)   // in namespace slipstream, in a .cpp
+//   const LinearKernels& linear_kernels(Isa isa) { return SLIPSTREAM_PICK_TABLE(isa, linear_table); }
+//
+// and in the source compiled per set:
+//
+//   namespace slipstream::SLIPSTREAM_ISA { extern const LinearKernels linear_table = {...}; }
+#if defined(SLIPSTREAM_X86)
+#define SLIPSTREAM_DECLARE_TABLES(Type, name)    \
+  namespace portable { extern const Type name; } \
+  namespace avx2 { extern const Type name; }     \
+  namespace avx512 { extern const Type name; }   \
+  namespace amx { extern const Type name; }
+#define SLIPSTREAM_PICK_TABLE(isa, name)               \
+  ((isa) == ::slipstream::Isa::amx      ? amx::name    \
+   : (isa) == ::slipstream::Isa::avx512 ? avx512::name \
+   : (isa) == ::slipstream::Isa::avx2   ? avx2::name   \
+                                        : portable::name)
+#else
+#define SLIPSTREAM_DECLARE_TABLES(Type, name) \
+  namespace portable { extern const Type name; }
+#define SLIPSTREAM_PICK_TABLE(isa, name) ((void)(isa), portable::name)
+#endif

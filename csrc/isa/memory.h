@@ -1,0 +1,51 @@
+// Memory that kernels like: aligned to a cache line, and in huge pages when it is large, so that
+// streaming weights does not wait for the page tables. Zeroed; one owner; moves, never copies.
+#pragma once
+
+#include <cstddef>
+#include <utility>
+
+namespace slipstream {
+
+constexpr std::size_t kCacheLine = 64;
+
+class AlignedBuffer {
+ public:
+  AlignedBuffer() = default;
+  // std::bad_alloc when the machine has no room.
+  explicit AlignedBuffer(std::size_t size_bytes);
+  ~AlignedBuffer();
+
+  AlignedBuffer(AlignedBuffer&& other) noexcept
+      : data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
+  AlignedBuffer& operator=(AlignedBuffer&& other) noexcept {
+    std::swap(data_, other.data_);
+    std::swap(size_, other.size_);
+    return *this;
+  }
+  AlignedBuffer(const AlignedBuffer&) = delete;
+  AlignedBuffer& operator=(const AlignedBuffer&) = delete;
+
+  std::byte* data() { return data_; }
+  const std::byte* data() const { return data_; }
+  std::size_t size() const { return size_; }
+
+ private:
+  std::byte* data_ = nullptr;
+  std::size_t size_ = 0;
+};
+
+// One thread's working memory: grows to the largest request, keeps nothing between requests.
+class Scratch {
+ public:
+  // At least `size_bytes`, aligned to a cache line, valid until the next call; contents undefined.
+  std::byte* reserve(std::size_t size_bytes) {
+    if (buffer_.size() < size_bytes) buffer_ = AlignedBuffer(size_bytes);
+    return buffer_.data();
+  }
+
+ private:
+  AlignedBuffer buffer_;
+};
+
+}  // namespace slipstream

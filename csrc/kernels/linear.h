@@ -1,0 +1,117 @@
+// The linear kernels: y = x · Wᵀ + bias, with W packed (pack.h) and x float32 or rounded to int8.
+//
+// The value of y[r, o] depends on row r, output o and one fixed order of float operations, never on
+// the instruction set, the tile, the ranges or who else is in the batch:
+//
+//   int8 input   acc = 0; for each merge group g ascending:
+//                  acc = fma(float(Σ a·q), sw·sa, acc); with minimums acc = fma(min, sa·float(Σ a), acc)
+//                the sums are exact in int32 (4-bit symmetric: Σ a·(q - 8)); a merge group is the
+//                smaller of the weight's group and the activation's, and one must divide the other
+//   f32 input    acc = 0; for each input k ascending: acc = fma(w, x_k, acc), w in float32
+//   both         y = acc + bias
+//
+// NaN or infinity in a row reaches every output of that row that reads it (with int8 input, every
+// output of the row, as NaN); other rows are not touched. Which NaN it is, is not promised.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "isa/isa.h"
+#include "isa/memory.h"
+#include "kernels/pack.h"
+
+namespace slipstream {
+
+// Rows rounded to int8, and where they lie: a view over memory that the caller owns.
+//
+//   codes   int8  [rows][inputs_padded]   q = rint(x · (127 / max|x|)), zero past the inputs
+//   scales  f32   [rows][groups]          max|x| / 127 of each `group` inputs
+//   sums    int32 [rows][sum_groups]      Σ q of each `sum_group` inputs
+//
+// A group that holds NaN or infinity has scale NaN and codes 0; one whose 127 / max overflows (all
+// |x| < 3.8e-37) has codes 0.
+struct ActivationBlock {
+  int64_t rows = 0;
+  int64_t inputs = 0;
+  int64_t inputs_padded = 0;
+  int64_t group = 0;
+  int64_t groups = 0;
+  int64_t sum_group = 0;
+  int64_t sum_groups = 0;
+  int8_t* codes = nullptr;
+  float* scales = nullptr;
+  int32_t* sums = nullptr;
+
+  // Bytes that a block of this shape needs. `group` 0 means one scale a row; else a multiple of 16.
+  // `sum_group`: any common divisor of the merge groups of all matrices it will meet, e.g. the
+  // smallest of them (see merge_group); a multiple of 16, 0 for the whole row.
+  static std::size_t size_bytes(int64_t rows, int64_t inputs, int64_t group, int64_t sum_group);
+  // `memory` is aligned to 64 bytes.
+  static ActivationBlock place(std::byte* memory, int64_t rows, int64_t inputs, int64_t group,
+                               int64_t sum_group);
+};
+
+// The inputs whose products are summed as integers before they meet float: the smaller of the two
+// groups (`activation_group` 0: the whole row). std::invalid_argument when neither divides the
+// other or the matrix is dense.
+int64_t merge_group(const PackedMatrix& matrix, int64_t activation_group);
+
+// The rows a product reads: `quantized` when it is set, else float32 `values` [rows][inputs] whose
+// rows lie `stride` floats apart.
+struct LinearInput {
+  const ActivationBlock* quantized = nullptr;
+  const float* values = nullptr;
+  int64_t stride = 0;
+};
+
+// y [rows][outputs], rows `y_stride` floats apart. `bias` [outputs] or null.
+struct Product {
+  const PackedMatrix* matrix = nullptr;
+  const float* bias = nullptr;
+  float* y = nullptr;
+  int64_t y_stride = 0;
+};
+
+enum class Activation { silu, gelu, gelu_tanh, relu };
+
+// y = activation(x · Gateᵀ + gate_bias) · (x · Upᵀ + up_bias). Both matrices have one shape; their
+// formats may differ.
+struct GatedProduct {
+  const PackedMatrix* gate = nullptr;
+  const PackedMatrix* up = nullptr;
+  const float* gate_bias = nullptr;
+  const float* up_bias = nullptr;
+  Activation kind = Activation::silu;
+  float* y = nullptr;
+  int64_t y_stride = 0;
+};
+
+// Which part of y a call computes: rows × panels of 16 outputs. Parts that do not overlap may be
+// computed by different threads at once; each thread has its own Scratch.
+struct Part {
+  Range rows;
+  Range panels;
+};
+
+struct LinearKernels {
+  Isa isa;
+  // Rounds rows [rows.begin, rows.end) of x (rows `stride` floats apart) into the same rows of out.
+  void (*quantize_rows)(const float* x, int64_t stride, ActivationBlock& out, Range rows);
+  void (*multiply)(const LinearInput& x, const Product& product, Part part, Scratch& scratch);
+  void (*multiply_gated)(const LinearInput& x, const GatedProduct& product, Part part,
+                         Scratch& scratch);
+  // out[0 … inputs) = row `output` of the matrix in float32: an embedding looked up in a tied head.
+  void (*embed_row)(const PackedMatrix& matrix, int64_t output, float* out);
+  // y = activation(x), and y = activation(gate) · up, over `count` floats; y may be an input.
+  void (*activate)(Activation kind, const float* x, float* y, int64_t count);
+  void (*gate)(Activation kind, const float* gate, const float* up, float* y, int64_t count);
+};
+
+// The table of one instruction set; ask only for a supported one.
+const LinearKernels& linear_kernels(Isa isa);
+
+// The whole matrix in float32, [outputs][inputs], row-major: for tests and inspection.
+void dequantize(const PackedMatrix& matrix, float* out);
+
+}  // namespace slipstream

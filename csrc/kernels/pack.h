@@ -1,0 +1,108 @@
+// A weight matrix in the layout the kernels read. Made once when a model is loaded, from the
+// canonical arrays of formats/tensor.py; one layout for every instruction set.
+//
+// A panel is 16 outputs (the lanes) × all inputs, and one contiguous piece of memory:
+//
+//   | codes                      | scales [groups][16] | minimums [groups][16] |   next panel …
+//
+//   codes, 64 bytes at a time (o = lane, k = input):
+//     f32   1 input    [o]                       int8  4 inputs   [o][4]
+//     f16   2 inputs   [2][o]                    int4  8 inputs   [o][4]: low nibbles are the first
+//     bf16  2 inputs   [2][o]                                     four inputs, high the next four
+//
+// Outputs are padded to 16 and inputs to 64, with zero codes; padded outputs have zero scales.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "isa/memory.h"
+
+namespace slipstream {
+
+constexpr int64_t kPanelOutputs = 16;
+constexpr int64_t kInputPadding = 64;
+
+struct Range {
+  int64_t begin = 0;
+  int64_t end = 0;
+};
+
+enum class CodeFormat { f32, f16, bf16, int8, int4 };
+enum class ScaleFormat { f16, f32 };
+
+// How a packed matrix is stored. `group` is the inputs that share a scale: a multiple of 16 that
+// divides the inputs, or the inputs themselves (one scale a row). Dense formats have group 0.
+struct MatrixFormat {
+  CodeFormat codes = CodeFormat::f32;
+  int64_t group = 0;
+  ScaleFormat scales = ScaleFormat::f32;
+  bool has_minimums = false;
+  ScaleFormat minimums = ScaleFormat::f32;
+
+  bool dense() const { return codes < CodeFormat::int8; }
+};
+
+// What an affine matrix adds: nothing, a float minimum, or an integer zero point.
+enum class OffsetFormat { none, minimum_f16, minimum_f32, zero_u8, zero_i8 };
+
+// The canonical arrays of one matrix, row-major and contiguous; borrowed. G = inputs / group.
+struct SourceMatrix {
+  int64_t outputs = 0;
+  int64_t inputs = 0;
+  CodeFormat code_format = CodeFormat::f32;
+  const void* codes = nullptr;  // dense [O, I] · int8 [O, I] · uint8 [O, I / 2], low nibble first
+  int64_t group = 0;            // 0 for dense
+  ScaleFormat scale_format = ScaleFormat::f32;
+  const void* scales = nullptr;  // [O, G]
+  OffsetFormat offset_format = OffsetFormat::none;
+  const void* offsets = nullptr;  // [O, G]
+};
+
+class PackedMatrix {
+ public:
+  PackedMatrix() = default;
+  // Zeroed memory of the right size; std::invalid_argument for a format that has no kernel.
+  PackedMatrix(const MatrixFormat& format, int64_t outputs, int64_t inputs);
+
+  const MatrixFormat& format() const { return format_; }
+  int64_t outputs() const { return outputs_; }
+  int64_t inputs() const { return inputs_; }
+  int64_t inputs_padded() const;
+  int64_t groups() const { return groups_; }  // scales of one output; 0 for dense
+  int64_t panels() const { return (outputs_ + kPanelOutputs - 1) / kPanelOutputs; }
+  std::size_t panel_bytes() const { return panel_bytes_; }
+  std::size_t size_bytes() const { return memory_.size(); }
+
+  std::byte* codes(int64_t panel) { return memory_.data() + std::size_t(panel) * panel_bytes_; }
+  const std::byte* codes(int64_t panel) const {
+    return memory_.data() + std::size_t(panel) * panel_bytes_;
+  }
+  const std::byte* scales(int64_t panel) const { return codes(panel) + scales_at_; }
+  const std::byte* minimums(int64_t panel) const { return codes(panel) + minimums_at_; }
+  std::byte* scales(int64_t panel) { return codes(panel) + scales_at_; }
+  std::byte* minimums(int64_t panel) { return codes(panel) + minimums_at_; }
+
+ private:
+  MatrixFormat format_;
+  int64_t outputs_ = 0;
+  int64_t inputs_ = 0;
+  int64_t groups_ = 0;
+  std::size_t scales_at_ = 0;
+  std::size_t minimums_at_ = 0;
+  std::size_t panel_bytes_ = 0;
+  AlignedBuffer memory_;
+};
+
+// The format that `source` is packed into: its own, with a zero point z turned into the float32
+// minimum -scale·z.
+MatrixFormat packed_format(const SourceMatrix& source);
+
+// Fills panels [panels.begin, panels.end) of `packed`, which has packed_format(source). Ranges that
+// do not overlap may be filled by different threads at once.
+void pack(const SourceMatrix& source, PackedMatrix& packed, Range panels);
+
+// The whole matrix, on this thread.
+PackedMatrix pack(const SourceMatrix& source);
+
+}  // namespace slipstream
