@@ -1,0 +1,91 @@
+"""What this machine is, what it may be asked to do, and how fast it can be at most.
+
+Every floor above asks here: how many threads, which instruction set, where caches go, and the
+measured ceilings that predictions and reports are held against. It is also the only place (with
+`engine/options.py`) that reads the environment:
+
+    SLIPSTREAM_THREADS  threads of a native program (default: all usable cores)
+    SLIPSTREAM_ISA      one of `machine().isas`; forces the native kernels onto that path
+    SLIPSTREAM_CACHE    folder for models and probe results (default: the platform's cache folder)
+"""
+
+import os
+from functools import lru_cache
+from pathlib import Path
+
+from slipstream.errors import MachineError
+from slipstream.machine_ceilings import Ceilings, Rate, load, probe, store
+from slipstream.machine_facts import ISA_FLAGS, Cache, Machine, read_machine
+
+__all__ = [
+    "Cache",
+    "Ceilings",
+    "Machine",
+    "Rate",
+    "cache_dir",
+    "ceilings",
+    "check_isa",
+    "forced_isa",
+    "machine",
+    "thread_count",
+]
+
+THREADS_MAX = 1024
+
+
+@lru_cache(maxsize=1)
+def machine() -> Machine:
+    """This machine, read once per process."""
+    return read_machine()
+
+
+def thread_count() -> int:
+    """How many threads a native program runs: SLIPSTREAM_THREADS, or all usable cores."""
+    text = os.environ.get("SLIPSTREAM_THREADS", "")
+    if not text:
+        return machine().cores
+    if not text.isdecimal() or not 1 <= int(text) <= THREADS_MAX:
+        raise MachineError(f"SLIPSTREAM_THREADS must be a number in 1…{THREADS_MAX}, not {text!r}")
+    return int(text)
+
+
+def forced_isa() -> str | None:
+    """The instruction set in SLIPSTREAM_ISA, or None; refused when this machine lacks it."""
+    name = os.environ.get("SLIPSTREAM_ISA", "").strip().lower()
+    return check_isa(name) if name else None
+
+
+def check_isa(name: str) -> str:
+    """`name`, if this machine has that instruction set; else a MachineError with the choices."""
+    choices = machine().isas
+    if name not in choices:
+        problem = "this machine lacks" if name in ISA_FLAGS else "there is no"
+        raise MachineError(f"{problem} instruction set {name!r}; choose {', '.join(choices)}")
+    return name
+
+
+def cache_dir() -> Path:
+    """The folder for everything that can be fetched or measured again; it need not exist yet."""
+    chosen = os.environ.get("SLIPSTREAM_CACHE", "")
+    if chosen:
+        return Path(chosen).expanduser()
+    import platformdirs  # noqa: PLC0415  at the top it would double the time of this import
+
+    return Path(platformdirs.user_cache_dir("slipstream", appauthor=False))
+
+
+def ceilings(refresh: bool = False) -> Ceilings:
+    """The measured ceilings of this machine with `thread_count()` threads.
+
+    Probed in about two seconds the first time, then read from `cache_dir()`; `refresh` measures
+    again. Needs the native module (MachineError without it). A cache folder that cannot be written
+    costs only the repetition.
+    """
+    here, threads = machine(), thread_count()
+    isa = forced_isa() or here.isas[-1]
+    path = cache_dir() / "ceilings" / f"{here.fingerprint}-{isa}-{threads}.json"
+    found = None if refresh else load(path)
+    if found is None:
+        found = probe(here, isa, threads)
+        store(path, found)
+    return found
