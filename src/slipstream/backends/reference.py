@@ -1,0 +1,176 @@
+"""The truth: runs a graph one operation after another, plainly, on numpy or torch arrays.
+
+Tests hold every other backend against it; training differentiates through it (pass
+``xp=array_api_compat.torch`` and torch tensors as weights). It promises clarity before speed.
+
+>>> program = compile_reference(model.graph, model.weights)
+>>> kv = program.new_kv(page_count=4)
+>>> logits = program.step(single(ids), kv)  # [1, V]: what follows the last id
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, assert_never
+
+import numpy as np
+
+from slipstream.backends import reference_kv, reference_ops
+from slipstream.backends.batch import Batch
+from slipstream.backends.reference_kv import KVType, ReferenceKV
+from slipstream.backends.reference_ops import Array
+from slipstream.formats.tensor import AffineTensor, DenseTensor
+from slipstream.graph import ops
+from slipstream.graph.graph import Graph, Node, weights_of
+
+
+def compile_reference(
+    graph: Graph,
+    weights: Mapping[str, Any],
+    *,
+    xp: Any = np,
+    kv_dtype: KVType = "float32",
+    dtype: Literal["float32", "float64"] = "float32",
+    device: Any = None,
+) -> "ReferenceProgram":
+    """A program over the array library `xp`: numpy, or ``array_api_compat.torch``.
+
+    `weights` maps names to our tensors (dequantized when first read, then kept), or to arrays of
+    `xp`, which are used as they are: gradients flow to them, through fresh pages for each step.
+    `dtype` is that of all arithmetic; "float64" gives a truth without visible rounding.
+    """
+    graph.check()
+    return ReferenceProgram(
+        graph, weights, xp=xp, kv_dtype=kv_dtype, dtype=getattr(xp, dtype), device=device
+    )
+
+
+@dataclass
+class ReferenceProgram:
+    """See `backends.batch.Program`. Logits come as arrays of `xp`, in the program's dtype."""
+
+    graph: Graph
+    weights: Mapping[str, Any]
+    xp: Any
+    kv_dtype: KVType
+    dtype: Any
+    device: Any = None
+    dequantized: dict[str, Array] = field(default_factory=dict, repr=False)
+
+    def new_kv(self, page_count: int) -> ReferenceKV:
+        """Empty storage for `page_count` pages in every layer."""
+        like = self.xp.empty(0, dtype=self.dtype, device=self.device)
+        return reference_kv.new_kv(self.graph, page_count, self.kv_dtype, like)
+
+    def step(self, batch: Batch, kv: ReferenceKV) -> Array:
+        """Runs the batch, writes its keys and values into `kv`; returns logits [L, V]."""
+        return _Step(self, batch, kv).run({})
+
+    def capture(self, batch: Batch, kv: ReferenceKV, weights: tuple[str, ...]) -> dict[str, Array]:
+        """Runs the batch; returns the unrounded input [R, in] of each weight's linear."""
+        captured: dict[str, Array] = dict.fromkeys(weights)
+        _Step(self, batch, kv).run(captured)
+        missing = [name for name, rows in captured.items() if rows is None]
+        if missing:
+            raise ValueError(f"no linear of the graph reads {', '.join(missing)}")
+        return captured
+
+    def weight(self, name: str) -> Array:
+        """The dense values of a weight, in the program's dtype."""
+        if name in self.dequantized:
+            return self.dequantized[name]
+        stored = self.weights[name]
+        if not isinstance(stored, DenseTensor | AffineTensor):
+            return self.xp.astype(stored, self.dtype, copy=False)
+        values = self.xp.asarray(stored.dequantize(), dtype=self.dtype, device=self.device)
+        self.dequantized[name] = values
+        return values
+
+
+class _Step:
+    """One run of the graph over one batch: the values in flight."""
+
+    def __init__(self, program: ReferenceProgram, batch: Batch, kv: ReferenceKV) -> None:
+        batch.check(program.graph, kv.page_count)
+        self.program = program
+        self.batch = batch
+        self.kv = kv
+        self.angles: dict[tuple[object, ...], tuple[Array, Array]] = {}
+
+    def run(self, captured: dict[str, Array]) -> Array:
+        """Runs every node; fills those keys of `captured` that name a linear's weight."""
+        nodes = self.program.graph.nodes
+        last_read = {name: i for i, node in enumerate(nodes) for name in node.inputs}
+        values: dict[str, Array] = {"ids": self._integers(self.batch.ids)}
+        for i, node in enumerate(nodes):
+            inputs = [values[name] for name in node.inputs]
+            if isinstance(node.op, ops.Linear | ops.GatedLinear):
+                captured.update({w: inputs[0] for w in weights_of(node.op) if w in captured})
+            outputs = self._apply(node, inputs)
+            values.update(zip(node.outputs, outputs, strict=True))
+            for name in node.inputs:
+                if last_read[name] == i:
+                    values.pop(name, None)
+        return values[nodes[-1].outputs[0]]
+
+    def _apply(self, node: Node, inputs: list[Array]) -> tuple[Array, ...]:
+        x, weight = inputs[0], self.program.weight
+        match node.op:
+            case ops.Linear(weights=names, biases=biases, activations=activations):
+                dense = [weight(name) for name in names]
+                return reference_ops.linear(x, dense, [self._bias(b) for b in biases], activations)
+            case ops.AddNorm(norm=op):
+                return reference_ops.add_norm(
+                    x, inputs[1], op, weight(op.weight), self._bias(op.bias)
+                )
+            case _:
+                return (self._apply_single(node.op, inputs),)
+
+    def _apply_single(self, op: ops.Op, inputs: list[Array]) -> Array:
+        x, weight = inputs[0], self.program.weight
+        match op:
+            case ops.Embed():
+                return reference_ops.embed(x, weight(op.weight), op.scale)
+            case ops.PositionEmbed():
+                positions = self._integers(self.batch.positions())
+                return reference_ops.position_embed(x, positions, weight(op.weight), op.offset)
+            case ops.Norm():
+                return reference_ops.norm(x, op, weight(op.weight), self._bias(op.bias))
+            case ops.Rotary():
+                return reference_ops.rotary(x, *self._angles(op), op)
+            case ops.Attention():
+                return reference_kv.attention(*inputs, batch=self.batch, kv=self.kv, op=op)
+            case ops.GatedLinear():
+                return reference_ops.gated_linear(x, weight(op.gate), weight(op.up), op)
+            case ops.Gate():
+                return reference_ops.gate(x, inputs[1], op.kind)
+            case ops.Activate():
+                return reference_ops.activate(x, op.kind)
+            case ops.Add():
+                return x + inputs[1]
+            case ops.Scale():
+                return x * op.factor
+            case ops.SoftCap():
+                return reference_ops.soft_cap(x, op.cap)
+            case ops.Select():
+                return x[self._integers(self.batch.logit_rows)]
+            case ops.Linear() | ops.AddNorm():
+                raise AssertionError("operations of several outputs are handled by _apply")
+        assert_never(op)
+
+    def _bias(self, name: str | None) -> Array | None:
+        return None if name is None else self.program.weight(name)
+
+    def _integers(self, values: Any) -> Array:
+        return self.program.xp.asarray(values.astype(np.int64), device=self.program.device)
+
+    def _angles(self, op: ops.Rotary) -> tuple[Array, Array]:
+        """Cosines and sines of the batch's positions, made once for all layers that share them."""
+        key = (op.frequencies, op.attention_factor)
+        if key not in self.angles:
+            xp, dtype, device = self.program.xp, self.program.dtype, self.program.device
+            cosines, sines = reference_ops.rotary_angles(self.batch.positions(), op)
+            self.angles[key] = (
+                xp.asarray(cosines, dtype=dtype, device=device),
+                xp.asarray(sines, dtype=dtype, device=device),
+            )
+        return self.angles[key]

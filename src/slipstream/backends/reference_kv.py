@@ -1,0 +1,101 @@
+"""Keys and values in pages, as plain arrays, and attention of a batch over them.
+
+Called by `backends.reference` for each attention of the graph; promises that a sequence sees its
+own positions only, wherever its pages lie.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import ml_dtypes
+import numpy as np
+from array_api_compat import array_namespace, is_numpy_array
+
+from slipstream.backends.batch import PAGE_SIZE, Batch
+from slipstream.backends.reference_ops import Array, attend
+from slipstream.graph import ops
+from slipstream.graph.graph import Graph
+
+KVType = Literal["float32", "bfloat16"]
+
+
+@dataclass
+class ReferenceKV:
+    """`keys[layer]` and `values[layer]`: [page_count, PAGE_SIZE, kv_heads, head_dim].
+
+    With dtype "bfloat16" the values are rounded to bfloat16 when written, but held in the dtype
+    of the program.
+    """
+
+    page_count: int
+    dtype: KVType
+    keys: list[Array]
+    values: list[Array]
+
+    @property
+    def size_bytes(self) -> int:
+        """What the same pages occupy when stored in `dtype`."""
+        width = 2 if self.dtype == "bfloat16" else 4
+        return sum(width * int(np.prod(pages.shape)) for pages in self.keys + self.values)
+
+
+def new_kv(graph: Graph, page_count: int, dtype: KVType, like: Array) -> ReferenceKV:
+    """Empty pages for every attention of the graph, of the dtype and on the device of `like`."""
+    xp = array_namespace(like)
+
+    def pages() -> list[Array]:
+        shapes = [(page_count, PAGE_SIZE, a.kv_heads, a.head_dim) for a in graph.attentions]
+        return [xp.zeros(shape, dtype=like.dtype, device=like.device) for shape in shapes]
+
+    return ReferenceKV(page_count, dtype, pages(), pages())
+
+
+def attention(
+    queries: Array, keys: Array, values: Array, *, batch: Batch, kv: ReferenceKV, op: ops.Attention
+) -> Array:
+    """Writes the batch's keys and values, then attends one sequence after another: → [R, H·D]."""
+    _write(kv.keys[op.layer], keys, batch, kv.dtype)
+    _write(kv.values[op.layer], values, batch, kv.dtype)
+    xp = array_namespace(queries)
+    return xp.concat(
+        [_attend_sequence(queries, batch, s, kv, op) for s in range(len(batch.lengths))], axis=0
+    )
+
+
+def _attend_sequence(
+    queries: Array, batch: Batch, sequence: int, kv: ReferenceKV, op: ops.Attention
+) -> Array:
+    xp = array_namespace(queries)
+    start, end = (int(row) for row in batch.row_starts[sequence : sequence + 2])
+    length = int(batch.lengths[sequence])
+    first = 0 if op.window is None else max(0, length - op.window + 1)
+    first -= first % PAGE_SIZE  # whole pages are read; pages out of every row's sight are not
+    after = length + end - start
+    pages = xp.asarray(
+        batch.pages[sequence, first // PAGE_SIZE : -(-after // PAGE_SIZE)].astype(np.int64),
+        device=queries.device,
+    )
+    row_positions = np.arange(length, after)[:, None]
+    key_positions = np.arange(first, after)[None, :]
+    visible = key_positions <= row_positions
+    if op.window is not None:
+        visible &= key_positions > row_positions - op.window
+    shape = (-1, op.kv_heads, op.head_dim)
+    seen_keys, seen_values = (
+        xp.reshape(pool[op.layer][pages], shape)[: after - first] for pool in (kv.keys, kv.values)
+    )
+    visible_here = xp.asarray(visible, device=queries.device)
+    return attend(queries[start:end], seen_keys, seen_values, visible_here, op)
+
+
+def _write(pages: Array, rows: Array, batch: Batch, dtype: KVType) -> None:
+    xp = array_namespace(rows)
+    counts = np.diff(batch.row_starts)
+    sequences = np.repeat(np.arange(len(counts)), counts)
+    positions = batch.positions()
+    page = xp.asarray(batch.pages[sequences, positions // PAGE_SIZE].astype(np.int64))
+    slot = xp.asarray((positions % PAGE_SIZE).astype(np.int64))
+    if dtype == "bfloat16":
+        short = ml_dtypes.bfloat16 if is_numpy_array(rows) else xp.bfloat16
+        rows = xp.astype(xp.astype(rows, short), rows.dtype)
+    pages[page, slot] = xp.reshape(rows, (rows.shape[0], *pages.shape[2:]))

@@ -1,0 +1,190 @@
+"""The shared pieces of model pages: attention and MLP blocks, and the page they are written on.
+
+A model page reads its config and writes its blocks in order; what a block leaves out, the page
+adds. Promises readable node names (``layers.0.attention.query``), and the shape of each weight.
+"""
+
+from dataclasses import dataclass, field
+
+from slipstream.graph import ops
+from slipstream.graph.graph import Builder, Graph
+from slipstream.models.config import Sizes
+from slipstream.models.rope import Rope
+
+ACTIVATIONS: dict[str, ops.ActivationKind] = {
+    "silu": "silu",
+    "swish": "silu",
+    "gelu": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "relu": "relu",
+}
+
+
+@dataclass(frozen=True)
+class Blueprint:
+    """A model described: its graph, and the shape that each of its weights must have."""
+
+    graph: Graph
+    shapes: dict[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class NormStyle:
+    """How an architecture normalizes."""
+
+    eps: float
+    offset: float = 0.0  # Gemma stores w - 1
+
+
+@dataclass(frozen=True)
+class AttentionStyle:
+    """What differs between the attentions of architectures, and between layers of one."""
+
+    scale: float
+    rope: Rope | None
+    window: int | None = None
+    soft_cap: float | None = None
+    bias: bool = False  # of queries, keys and values
+    output_bias: bool = False
+    fused: bool = False  # queries, keys and values are rows of one matrix, qkv_proj
+    head_norm: NormStyle | None = None  # of each query and key head (Qwen3, Gemma 3)
+    row_norm: NormStyle | None = None  # of whole query and key rows (OLMo 2)
+
+
+@dataclass
+class Page(Builder):
+    """A graph under construction that also notes each weight's shape."""
+
+    sizes: Sizes = field(kw_only=True)
+    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+
+    def weight(self, name: str, *shape: int) -> str:
+        """Notes the shape of a weight; returns its name."""
+        self.shapes[name] = shape
+        return name
+
+    def embed(self, weight: str, scale: float = 1.0) -> str:
+        """Token ids to rows."""
+        name = self.weight(weight, self.sizes.vocabulary, self.sizes.width)
+        return self.add("embed", ops.Embed(name, scale), "ids")
+
+    def norm(self, name: str, x: str, weight: str, style: NormStyle) -> str:
+        """An RMS norm of whole rows of the model's width."""
+        self.weight(weight, self.sizes.width)
+        return self.add(name, ops.Norm("rms", weight, style.eps, weight_offset=style.offset), x)
+
+    def linear(self, name: str, x: str, weight: str, shape: tuple[int, int], **bias: str) -> str:
+        """One matrix [out, in]; with ``bias=name``, its bias."""
+        self.weight(weight, *shape)
+        for bias_name in bias.values():
+            self.weight(bias_name, shape[0])
+        return self.add(name, ops.Linear((weight,), (bias.get("bias"),)), x)
+
+    def finish(
+        self, architecture: str, x: str, head: str, *, context: int, cap: float | None = None
+    ) -> Blueprint:
+        """Selects rows, multiplies by the head, and closes the graph."""
+        sizes = self.sizes
+        rows = self.add("select", ops.Select(), x)
+        logits = self.linear("head", rows, head, (sizes.vocabulary, sizes.width))
+        if cap is not None:
+            self.add("head.cap", ops.SoftCap(cap), logits)
+        graph = Graph(architecture, tuple(self.nodes), sizes.width, sizes.vocabulary, context)
+        graph.check()
+        return Blueprint(graph, self.shapes)
+
+
+def attention(page: Page, layer: int, x: str, prefix: str, style: AttentionStyle) -> str:
+    """Queries, keys, values → attention → output, with weights ``{prefix}.q_proj.weight`` …"""
+    sizes, at = page.sizes, f"layers.{layer}.attention"
+    query_width = sizes.heads * sizes.head_dim
+    query, key, value = (
+        _projection(page, f"{at}.{part}", x, prefix, style) for part in ("query", "key", "value")
+    )
+    query = _placed(page, f"{at}.query", query, f"{prefix}.q_norm.weight", style)
+    key = _placed(page, f"{at}.key", key, f"{prefix}.k_norm.weight", style)
+    op = ops.Attention(
+        layer,
+        sizes.heads,
+        sizes.kv_heads,
+        sizes.head_dim,
+        style.scale,
+        style.window,
+        style.soft_cap,
+    )
+    mixed = page.add(at, op, query, key, value)
+    bias = {"bias": f"{prefix}.o_proj.bias"} if style.output_bias else {}
+    shape = (sizes.width, query_width)
+    return page.linear(f"{at}.output", mixed, f"{prefix}.o_proj.weight", shape, **bias)
+
+
+def gated_mlp(
+    page: Page,
+    layer: int,
+    x: str,
+    prefix: str,
+    kind: ops.ActivationKind,
+    *,
+    bias: bool = False,
+    fused: bool = False,
+) -> str:
+    """down(activation(gate) · up), with ``{prefix}.gate_proj.weight`` …, or `fused` gate_up_proj."""
+    width, mlp_width, at = page.sizes.width, page.sizes.mlp_width, f"layers.{layer}.mlp"
+
+    def biased(part: str) -> dict[str, str]:
+        return {"bias": f"{prefix}.{part}_proj.bias"} if bias else {}
+
+    gate_weight, up_weight = f"{prefix}.gate_proj.weight", f"{prefix}.up_proj.weight"
+    if fused:
+        both = f"{prefix}.gate_up_proj.weight"
+        gate_weight = rows_of(both, 0, mlp_width)
+        up_weight = rows_of(both, mlp_width, 2 * mlp_width)
+    gate = page.linear(f"{at}.gate", x, gate_weight, (mlp_width, width), **biased("gate"))
+    up = page.linear(f"{at}.up", x, up_weight, (mlp_width, width), **biased("up"))
+    inner = page.add(f"{at}.gated", ops.Gate(kind), gate, up)
+    down_weight = f"{prefix}.down_proj.weight"
+    return page.linear(f"{at}.down", inner, down_weight, (width, mlp_width), **biased("down"))
+
+
+def rows_of(weight: str, start: int, end: int) -> str:
+    """The name of some rows of a stored matrix; see `models.weights`."""
+    return f"{weight}[{start}:{end}]"
+
+
+def head_of(tied: bool) -> str:
+    """The head's weight: its own, or the embedding's."""
+    return "model.embed_tokens.weight" if tied else "lm_head.weight"
+
+
+def _projection(page: Page, name: str, x: str, prefix: str, style: AttentionStyle) -> str:
+    """Queries, keys or values: from a matrix of their own, or from their rows of a fused one."""
+    sizes, part = page.sizes, name.rpartition(".")[2]
+    query_width, key_width = sizes.heads * sizes.head_dim, sizes.kv_heads * sizes.head_dim
+    start, width = {
+        "query": (0, query_width),
+        "key": (query_width, key_width),
+        "value": (query_width + key_width, key_width),
+    }[part]
+    own = f"{prefix}.{part[0]}_proj"
+    weight = f"{own}.weight"
+    if style.fused:
+        weight = rows_of(f"{prefix}.qkv_proj.weight", start, start + width)
+    bias = {"bias": f"{own}.bias"} if style.bias else {}
+    return page.linear(name, x, weight, (width, sizes.width), **bias)
+
+
+def _placed(page: Page, name: str, x: str, norm_weight: str, style: AttentionStyle) -> str:
+    """Queries or keys, normalized if the style says so, and turned to their positions."""
+    sizes = page.sizes
+    heads = sizes.heads if name.endswith("query") else sizes.kv_heads
+    norm, pieces = (style.head_norm, heads) if style.head_norm else (style.row_norm, 1)
+    if norm is not None:
+        page.weight(norm_weight, heads * sizes.head_dim // pieces)
+        op = ops.Norm("rms", norm_weight, norm.eps, weight_offset=norm.offset, heads=pieces)
+        x = page.add(f"{name}_norm", op, x)
+    if style.rope is not None:
+        frequencies, factor = style.rope.frequencies, style.rope.attention_factor
+        x = page.add(f"{name}_rotary", ops.Rotary(heads, sizes.head_dim, frequencies, factor), x)
+    return x
