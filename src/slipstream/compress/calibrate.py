@@ -1,0 +1,192 @@
+"""Second moments of every linear's inputs, H = Xᵀ X, streamed from a running program.
+
+GPTQ (and later passes) read them from a folder, so that several recipes share one calibration and
+a killed run keeps what it had. Memory is bounded: where the Hessians of all linears do not fit,
+the text is run again for each part of them.
+
+    graph ──input_groups──▶ linears that share an input ──calibrate──▶ Hessians (a folder)
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from slipstream.backends.batch import KV, PAGE_SIZE, Program, single
+from slipstream.compress.passes.gptq import Factor, factor_hessian
+from slipstream.errors import NumericError
+from slipstream.graph import ops
+from slipstream.graph.graph import Graph
+
+MEMORY_BYTES = 2 << 30  # Hessians and captured inputs held at once
+
+OnTokens = Callable[[int], None]  # told how many more tokens have been run
+
+
+@dataclass(frozen=True)
+class InputGroup:
+    """Linear weights that multiply the same input, and the width of that input."""
+
+    weights: tuple[str, ...]
+    width: int
+
+    @property
+    def key(self) -> str:
+        """The first weight: captured once, for all."""
+        return self.weights[0]
+
+
+def input_groups(graph: Graph, widths: Callable[[str], int]) -> tuple[InputGroup, ...]:
+    """The linears of `graph` by the value they read, in graph order; the head is the last.
+
+    `widths` gives the input width of a weight by its name. A weight used twice (a tied head) is in
+    the group of its linear.
+    """
+    by_value: dict[str, dict[str, None]] = {}
+    for node in graph:
+        match node.op:
+            case ops.Linear(weights=names):
+                by_value.setdefault(node.inputs[0], {}).update(dict.fromkeys(names))
+            case ops.GatedLinear(gate=gate, up=up):
+                by_value.setdefault(node.inputs[0], {}).update({gate: None, up: None})
+    return tuple(InputGroup(tuple(names), widths(next(iter(names)))) for names in by_value.values())
+
+
+class Hessians:
+    """A folder of Hessians, one file for each input group; made by `calibrate`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __contains__(self, key: str) -> bool:
+        return self._path(key, "hessian").exists()
+
+    def hessian(self, key: str) -> NDArray[np.float32]:
+        """float32 [I, I], memory-mapped. KeyError if the group was not calibrated."""
+        try:
+            return np.load(self._path(key, "hessian"), mmap_mode="r")
+        except FileNotFoundError:
+            raise KeyError(key) from None
+
+    def factor(self, key: str, damping: float, act_order: bool) -> Factor:
+        """The group's `factor_hessian`, computed once and kept: recipes with other formats share it."""
+        stored = self._path(key, f"factor-{damping:g}-{'act' if act_order else 'plain'}", ".npz")
+        if stored.exists():
+            with np.load(stored) as arrays:
+                upper, order, diagonal, share = (arrays[n] for n in ("u", "order", "diagonal", "share"))
+            return Factor(upper, order, diagonal, float(share))
+        try:
+            factor = factor_hessian(np.asarray(self.hessian(key)), damping, act_order)
+        except NumericError as error:
+            raise NumericError(f"{key}: {error}") from None
+        fields = {"u": factor.upper, "order": factor.order, "diagonal": factor.diagonal}
+        _write(stored, lambda file: np.savez(file, share=np.float64(factor.damping), **fields))
+        return factor
+
+    def store(self, key: str, hessian: NDArray[np.float32]) -> None:
+        """Whole or not at all."""
+        _write(self._path(key, "hessian"), lambda file: np.save(file, hessian))
+
+    def _path(self, key: str, kind: str, suffix: str = ".npy") -> Path:
+        return self.folder / f"{key}.{kind}{suffix}"
+
+
+def calibrate(
+    program: Program,
+    chunks: NDArray[np.int32],
+    groups: Sequence[InputGroup],
+    folder: Path,
+    *,
+    memory_bytes: int = MEMORY_BYTES,
+    on_tokens: OnTokens | None = None,
+) -> Hessians:
+    """Runs int32 [C, T] chunks and leaves H = Xᵀ X / rows of each group in `folder`.
+
+    Groups already there (for these chunks) are kept; a folder made from other chunks is emptied.
+    NumericError names the group whose inputs are not finite.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    _claim(folder, chunks)
+    hessians = Hessians(folder)
+    missing = [group for group in groups if group.key not in hessians]
+    kv = program.new_kv(-(-chunks.shape[1] // PAGE_SIZE))
+    for part in parts_of(missing, chunks.shape[1], memory_bytes):
+        sums = _sum_products(program, chunks, part, kv, on_tokens)
+        for group in part:
+            hessians.store(group.key, sums[group.key])
+    return hessians
+
+
+def parts_of(
+    groups: Sequence[InputGroup], rows: int, memory_bytes: int
+) -> Iterator[list[InputGroup]]:
+    """Cuts the groups into runs whose Hessians and captured inputs fit together; one at the least."""
+    part: list[InputGroup] = []
+    used = 0
+    for group in groups:
+        needed = 4 * group.width * (group.width + rows)
+        if part and used + needed > memory_bytes:
+            yield part
+            part, used = [], 0
+        part.append(group)
+        used += needed
+    if part:
+        yield part
+
+
+def calibration_passes(
+    groups: Sequence[InputGroup], rows: int, memory_bytes: int = MEMORY_BYTES
+) -> int:
+    """How many times `calibrate` will run the text."""
+    return sum(1 for _ in parts_of(groups, rows, memory_bytes))
+
+
+def _sum_products(
+    program: Program,
+    chunks: NDArray[np.int32],
+    part: Sequence[InputGroup],
+    kv: KV,
+    on_tokens: OnTokens | None,
+) -> dict[str, NDArray[np.float32]]:
+    """Mean of x xᵀ over all rows, float32 [I, I] for each group.
+
+    Each chunk's product is divided by the number of chunks before it is added, so the sum stays
+    in range; the rounding of a few dozen additions is far below the damping.
+    """
+    sums = {group.key: np.zeros((group.width, group.width), np.float32) for group in part}
+    for chunk in chunks:
+        captured = program.capture(single(chunk, all_logits=True), kv, tuple(sums))
+        for key in sums:
+            x = captured.pop(key)
+            product = x.T @ (x / np.float32(len(x) * len(chunks)))
+            if not np.isfinite(product).all():
+                raise NumericError(f"{key}: its calibration inputs are not finite")
+            sums[key] += product
+        if on_tokens is not None:
+            on_tokens(len(chunk))
+    return sums
+
+
+def _claim(folder: Path, chunks: NDArray[np.int32]) -> None:
+    """Empties the folder unless it was made from these very chunks."""
+    owner = folder / "chunks.json"
+    mine = {"sha256": hashlib.sha256(chunks.astype("<i4").tobytes()).hexdigest()}
+    if owner.exists() and json.loads(owner.read_text()) == mine:
+        return
+    for old in [*folder.glob("*.npy"), *folder.glob("*.npz")]:
+        old.unlink()
+    owner.write_text(json.dumps(mine))
+
+
+def _write(path: Path, save: Callable[[Any], None]) -> None:
+    """Through a temporary name, so that a killed run leaves no half file."""
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("wb") as file:
+        save(file)
+    os.replace(partial, path)
