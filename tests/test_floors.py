@@ -7,10 +7,11 @@ import pytest
 
 SOURCE = Path(__file__).resolve().parent.parent / "src" / "slipstream"
 
-# As drawn in docs/architecture.md. `checkpoint` and `models` share a storey there; models stands on it.
+# As drawn in docs/architecture.md. `checkpoint` and `models` share a storey there; models stands on
+# it. So do `errors` and `machine`.
 FLOORS = {
     "errors": 0,
-    "machine": 0,
+    "machine": 0.5,
     "formats": 1,
     "graph": 1,
     "checkpoint": 2,
@@ -30,7 +31,8 @@ FILES = sorted(SOURCE.rglob("*.py"))
 
 
 def room_of(path: Path) -> str:
-    return path.relative_to(SOURCE).parts[0].removesuffix(".py")
+    room = path.relative_to(SOURCE).parts[0].removesuffix(".py")
+    return "machine" if room.startswith("machine_") else room
 
 
 def imports_of(path: Path) -> list[str]:
