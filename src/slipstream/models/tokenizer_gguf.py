@@ -1,0 +1,276 @@
+"""A tokenizer rebuilt from the metadata of a GGUF file.
+
+GGUF keeps the vocabulary, the merges or scores, and a few switches; the rest (normalizer, split
+patterns, decoder) is restored here to what the model's own ``tokenizer.json`` has, so that ids
+equal those of `transformers`. `tokenizer.build_tokenizer` is the caller.
+
+    gpt2   byte-level BPE: merges from the file     llama  SentencePiece BPE: merges from scores
+    t5     SentencePiece unigram                    bert   WordPiece
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any
+
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+from tokenizers.processors import TemplateProcessing
+
+from slipstream.errors import GGUFError, UnsupportedError
+from slipstream.models.tokenizer_split import splitting
+
+SPACE = "\u2581"  # SentencePiece writes a space as ▁
+MAX_TOKENS = 2_000_000
+MAX_TOKEN_CHARACTERS = 4096
+
+
+class Kind(IntEnum):
+    """``tokenizer.ggml.token_type``."""
+
+    NORMAL = 1
+    UNKNOWN = 2
+    CONTROL = 3
+    USER_DEFINED = 4
+    UNUSED = 5
+    BYTE = 6
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The file's lists, checked: every list has one entry per token."""
+
+    tokens: list[str]
+    kinds: list[int]
+    scores: list[float]
+    merges: list[str]
+    ids: dict[str, int]
+
+
+def rebuild(metadata: Mapping[str, Any]) -> Tokenizer:
+    """The tokenizer that `metadata` (keys without ``tokenizer.ggml.``) describes."""
+    model = metadata.get("model", "")
+    build = {"gpt2": _byte_level, "llama": _sentencepiece, "t5": _unigram, "bert": _wordpiece}
+    if model not in build:
+        raise UnsupportedError(
+            f"tokenizers of kind {model!r} are not rebuilt from GGUF (known: {', '.join(build)}); "
+            "use the model's Hugging Face folder, whose tokenizer.json is read as it is"
+        )
+    vocabulary = _vocabulary(metadata)
+    tokenizer = build[model](vocabulary, metadata)
+    tokenizer.add_special_tokens(_added(vocabulary, {Kind.CONTROL, Kind.UNKNOWN}, special=True))
+    tokenizer.add_tokens(_added(vocabulary, {Kind.USER_DEFINED}, special=False))
+    _add_ends(tokenizer, vocabulary, metadata)
+    return tokenizer
+
+
+def _vocabulary(metadata: Mapping[str, Any]) -> Vocabulary:
+    tokens = _strings(metadata, "tokens")
+    count = len(tokens)
+    if not 0 < count <= MAX_TOKENS:
+        raise GGUFError(f"the tokenizer has {count} tokens; between 1 and {MAX_TOKENS} are read")
+    kinds = _column(metadata, "token_type", count, Kind.NORMAL)
+    scores = _column(metadata, "scores", count, 0.0)
+    merges = _strings(metadata, "merges") if "merges" in metadata else []
+    tokens = _distinct(tokens)
+    return Vocabulary(
+        tokens,
+        [int(kind) for kind in kinds],
+        [float(score) for score in scores],
+        merges,
+        {token: index for index, token in enumerate(tokens)},
+    )
+
+
+def _strings(metadata: Mapping[str, Any], key: str) -> list[str]:
+    value = metadata.get(key)
+    if not isinstance(value, Sequence) or isinstance(value, str | bytes):
+        raise GGUFError(f"the tokenizer lacks its list of {key}")
+    if not all(isinstance(item, str) for item in value):
+        raise GGUFError(f"the tokenizer's {key} are not all text")
+    if any(len(item) > MAX_TOKEN_CHARACTERS for item in value):
+        raise GGUFError(f"the tokenizer's {key} hold one longer than {MAX_TOKEN_CHARACTERS}")
+    return list(value)
+
+
+def _column(metadata: Mapping[str, Any], key: str, count: int, default: float) -> list[Any]:
+    value = metadata.get(key)
+    if value is None:
+        return [default] * count
+    if len(value) != count:
+        raise GGUFError(f"the tokenizer has {count} tokens but {len(value)} entries of {key}")
+    return list(value)
+
+
+def _distinct(tokens: list[str]) -> list[str]:
+    """Some files pad the vocabulary with equal strings; each id keeps a spelling of its own."""
+    if len(set(tokens)) == len(tokens):
+        return tokens
+    seen: set[str] = set()
+    result = []
+    for index, token in enumerate(tokens):
+        name = token
+        while name in seen:
+            name = f"[duplicate {index}]{name}"
+        seen.add(name)
+        result.append(name)
+    return result
+
+
+def _byte_level(vocabulary: Vocabulary, metadata: Mapping[str, Any]) -> Tokenizer:
+    rules = splitting(str(metadata.get("pre") or "default"))
+    model = models.BPE(
+        vocab=vocabulary.ids,
+        merges=_merge_pairs(vocabulary),
+        ignore_merges=rules.whole_words,
+    )
+    tokenizer = Tokenizer(model)
+    if normalizer := rules.normalizer():
+        tokenizer.normalizer = normalizer
+    tokenizer.pre_tokenizer = rules.pre_tokenizer()
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
+
+
+def _merge_pairs(vocabulary: Vocabulary) -> list[tuple[str, str]]:
+    pairs = []
+    for merge in vocabulary.merges:
+        left, _, right = merge.partition(" ")
+        if left + right not in vocabulary.ids or left not in vocabulary.ids:
+            raise GGUFError(f"the tokenizer's merge {merge!r} makes no token of the vocabulary")
+        if right not in vocabulary.ids:
+            raise GGUFError(f"the tokenizer's merge {merge!r} uses no token of the vocabulary")
+        pairs.append((left, right))
+    return pairs
+
+
+def _sentencepiece(vocabulary: Vocabulary, metadata: Mapping[str, Any]) -> Tokenizer:
+    prefix = bool(metadata.get("add_space_prefix", True))
+    model = models.BPE(
+        vocab=vocabulary.ids,
+        merges=merges_from_scores(vocabulary),
+        unk_token=_unknown(vocabulary, metadata),
+        fuse_unk=True,
+        byte_fallback=Kind.BYTE in vocabulary.kinds,
+    )
+    tokenizer = Tokenizer(model)
+    spaces: list[normalizers.Normalizer] = [normalizers.Prepend(SPACE)] if prefix else []
+    tokenizer.normalizer = normalizers.Sequence([*spaces, normalizers.Replace(" ", SPACE)])
+    steps = [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
+    tokenizer.decoder = decoders.Sequence(steps + ([decoders.Strip(" ", 1, 0)] if prefix else []))
+    return tokenizer
+
+
+def merges_from_scores(vocabulary: Vocabulary) -> list[tuple[str, str]]:
+    """SentencePiece stores scores, BPE wants an order of merges: best score first.
+
+    Every way to cut a token into two other tokens is a merge with the token's score; among equal
+    scores the longer left part comes first, then the longer right part, as in transformers.
+    """
+    mergeable = {Kind.NORMAL, Kind.USER_DEFINED}
+    ids = vocabulary.ids
+    found: list[tuple[float, int, int, str, str]] = []
+    for token, kind, score in zip(
+        vocabulary.tokens, vocabulary.kinds, vocabulary.scores, strict=True
+    ):
+        if kind not in mergeable or len(token) > 128:
+            continue
+        for cut in range(1, len(token)):
+            left, right = token[:cut], token[cut:]
+            if left in ids and right in ids:
+                found.append((-score, -cut, cut - len(token), left, right))
+    found.sort(key=lambda entry: entry[:3])
+    return [(left, right) for _, _, _, left, right in found]
+
+
+def _unigram(vocabulary: Vocabulary, metadata: Mapping[str, Any]) -> Tokenizer:
+    pieces = list(zip(vocabulary.tokens, vocabulary.scores, strict=True))
+    unknown = _token_id(metadata, "unknown_token_id", len(pieces))
+    tokenizer = Tokenizer(models.Unigram(pieces, unknown, Kind.BYTE in vocabulary.kinds))
+    steps: list[normalizers.Normalizer] = []
+    if charsmap := metadata.get("precompiled_charsmap"):
+        steps.append(_precompiled(charsmap))
+    if metadata.get("remove_extra_whitespaces", True):
+        steps.append(normalizers.Strip(left=False, right=True))
+        steps.append(normalizers.Replace(Regex(" {2,}"), SPACE))
+    if steps:
+        tokenizer.normalizer = normalizers.Sequence(steps)
+    scheme = "always" if metadata.get("add_space_prefix", True) else "never"
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(SPACE, scheme)
+    tokenizer.decoder = decoders.Metaspace(SPACE, scheme)
+    return tokenizer
+
+
+def _precompiled(charsmap: Sequence[int]) -> normalizers.Normalizer:
+    try:
+        return normalizers.Precompiled(bytes(byte & 0xFF for byte in charsmap))
+    except Exception as error:
+        raise GGUFError(f"the tokenizer's precompiled_charsmap is damaged: {error}") from error
+
+
+def _wordpiece(vocabulary: Vocabulary, metadata: Mapping[str, Any]) -> Tokenizer:
+    """GGUF marks the start of a word with ▁; WordPiece marks the rest with ##."""
+    ids: dict[str, int] = {}
+    for index, (token, kind) in enumerate(zip(vocabulary.tokens, vocabulary.kinds, strict=True)):
+        if kind != Kind.NORMAL or (token.startswith("[") and token.endswith("]")):
+            ids.setdefault(token, index)
+        else:
+            ids.setdefault(token[1:] if token.startswith(SPACE) else "##" + token, index)
+    unknown = _unknown(vocabulary, metadata) or "[UNK]"
+    tokenizer = Tokenizer(models.WordPiece(ids, unk_token=unknown, max_input_chars_per_word=100))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece("##")
+    return tokenizer
+
+
+def _unknown(vocabulary: Vocabulary, metadata: Mapping[str, Any]) -> str | None:
+    index = _token_id(metadata, "unknown_token_id", len(vocabulary.tokens))
+    if index is None and Kind.UNKNOWN in vocabulary.kinds:
+        index = vocabulary.kinds.index(Kind.UNKNOWN)
+    return None if index is None else vocabulary.tokens[index]
+
+
+def _token_id(metadata: Mapping[str, Any], key: str, count: int) -> int | None:
+    value = metadata.get(key)
+    if value is None:
+        return None
+    if not 0 <= int(value) < count:
+        raise GGUFError(f"the tokenizer's {key} is {value}, but it has {count} tokens")
+    return int(value)
+
+
+def _added(vocabulary: Vocabulary, kinds: set[int], *, special: bool) -> list[AddedToken]:
+    return [
+        AddedToken(token, special=special, normalized=False)
+        for token, kind in zip(vocabulary.tokens, vocabulary.kinds, strict=True)
+        if kind in kinds and token
+    ]
+
+
+def _add_ends(tokenizer: Tokenizer, vocabulary: Vocabulary, metadata: Mapping[str, Any]) -> None:
+    """Beginning and end tokens, by the file's switches or the habit of its kind of tokenizer."""
+    begin, end = ends(metadata)
+    count = len(vocabulary.tokens)
+    first = _token_id(metadata, "bos_token_id", count) if begin else None
+    last = _token_id(metadata, "eos_token_id", count) if end else None
+    if metadata.get("model") == "bert":
+        first = _token_id(metadata, "cls_token_id", count) if begin else None
+        last = (
+            _token_id(metadata, "seperator_token_id", count) if end else None
+        )  # GGUF spells it so
+    special = [(vocabulary.tokens[i], i) for i in (first, last) if i is not None]
+    if special:
+        names = [vocabulary.tokens[i] if i is not None else None for i in (first, last)]
+        parts = [names[0], "$A", names[1]]
+        pieces = [part for part in parts if part is not None]
+        tokenizer.post_processor = TemplateProcessing(single=pieces, special_tokens=special)
+
+
+def ends(metadata: Mapping[str, Any]) -> tuple[bool, bool]:
+    """(add a beginning token, add an end token), the defaults being those of llama.cpp."""
+    model = metadata.get("model")
+    begin = model in {"llama", "bert"}
+    if model == "gpt2":
+        begin = splitting(str(metadata.get("pre") or "default")).add_bos
+    end = model in {"t5", "bert"}
+    return bool(metadata.get("add_bos_token", begin)), bool(metadata.get("add_eos_token", end))
