@@ -8,7 +8,7 @@
 //   codes, 64 bytes at a time (o = lane, k = input):
 //     f32   1 input    [o]                       int8  4 inputs   [o][4]
 //     f16   2 inputs   [2][o]                    int4  8 inputs   [o][4]: low nibbles are the first
-//     bf16  2 inputs   [2][o]                                     four inputs, high the next four
+//     bf16  2 inputs   [o][2]                                     four inputs, high the next four
 //
 // Outputs are padded to 16 and inputs to 64, with zero codes; padded outputs have zero scales.
 #pragma once
