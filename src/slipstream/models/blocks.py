@@ -4,11 +4,12 @@ A model page reads its config and writes its blocks in order; what a block leave
 adds. Promises readable node names (``layers.0.attention.query``), and the shape of each weight.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from slipstream.graph import ops
 from slipstream.graph.graph import Builder, Graph
-from slipstream.models.config import Sizes
+from slipstream.models.config import Config, Sizes
 from slipstream.models.rope import Rope
 
 ACTIVATIONS: dict[str, ops.ActivationKind] = {
@@ -28,6 +29,7 @@ class Blueprint:
 
     graph: Graph
     shapes: dict[str, tuple[int, ...]]
+    spellings: tuple[tuple[str, str], ...] = ()  # other beginnings of the names; see `Weights`
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,15 @@ class AttentionStyle:
     fused: bool = False  # queries, keys and values are rows of one matrix, qkv_proj
     head_norm: NormStyle | None = None  # of each query and key head (Qwen3, Gemma 3)
     row_norm: NormStyle | None = None  # of whole query and key rows (OLMo 2)
+
+
+@dataclass(frozen=True)
+class MlpStyle:
+    """What differs between gated MLPs."""
+
+    kind: ops.ActivationKind
+    bias: bool = False
+    fused: bool = False  # gate and up are rows of one matrix, gate_up_proj
 
 
 @dataclass
@@ -120,32 +131,47 @@ def attention(page: Page, layer: int, x: str, prefix: str, style: AttentionStyle
     return page.linear(f"{at}.output", mixed, f"{prefix}.o_proj.weight", shape, **bias)
 
 
-def gated_mlp(
-    page: Page,
-    layer: int,
-    x: str,
-    prefix: str,
-    kind: ops.ActivationKind,
-    *,
-    bias: bool = False,
-    fused: bool = False,
-) -> str:
-    """down(activation(gate) · up), with ``{prefix}.gate_proj.weight`` …, or `fused` gate_up_proj."""
+def gated_mlp(page: Page, layer: int, x: str, prefix: str, style: MlpStyle) -> str:
+    """down(activation(gate) · up), with weights ``{prefix}.gate_proj.weight`` …"""
     width, mlp_width, at = page.sizes.width, page.sizes.mlp_width, f"layers.{layer}.mlp"
 
     def biased(part: str) -> dict[str, str]:
-        return {"bias": f"{prefix}.{part}_proj.bias"} if bias else {}
+        return {"bias": f"{prefix}.{part}_proj.bias"} if style.bias else {}
 
     gate_weight, up_weight = f"{prefix}.gate_proj.weight", f"{prefix}.up_proj.weight"
-    if fused:
+    if style.fused:
         both = f"{prefix}.gate_up_proj.weight"
         gate_weight = rows_of(both, 0, mlp_width)
         up_weight = rows_of(both, mlp_width, 2 * mlp_width)
     gate = page.linear(f"{at}.gate", x, gate_weight, (mlp_width, width), **biased("gate"))
     up = page.linear(f"{at}.up", x, up_weight, (mlp_width, width), **biased("up"))
-    inner = page.add(f"{at}.gated", ops.Gate(kind), gate, up)
+    inner = page.add(f"{at}.gated", ops.Gate(style.kind), gate, up)
     down_weight = f"{prefix}.down_proj.weight"
     return page.linear(f"{at}.down", inner, down_weight, (width, mlp_width), **biased("down"))
+
+
+def pre_norm_layer(
+    page: Page, layer: int, x: str, norm: NormStyle, styles: tuple[AttentionStyle, MlpStyle]
+) -> str:
+    """Llama's layer, and that of most: norm → attention → add, norm → gated MLP → add."""
+    at, stored = f"layers.{layer}", f"model.layers.{layer}"
+    attention_style, mlp_style = styles
+    h = page.norm(f"{at}.attention.norm", x, f"{stored}.input_layernorm.weight", norm)
+    h = attention(page, layer, h, f"{stored}.self_attn", attention_style)
+    x = page.add(f"{at}.attention.add", ops.Add(), x, h)
+    h = page.norm(f"{at}.mlp.norm", x, f"{stored}.post_attention_layernorm.weight", norm)
+    h = gated_mlp(page, layer, h, f"{stored}.mlp", mlp_style)
+    return page.add(f"{at}.mlp.add", ops.Add(), x, h)
+
+
+def layer_windows(
+    config: Config, sizes: Sizes, window: int | None, sliding: Sequence[bool]
+) -> list[int | None]:
+    """The window of each layer: by "layer_types" where the config lists them, else by `sliding`."""
+    if config.has("layer_types"):
+        kinds = {"sliding_attention": True, "full_attention": False}
+        sliding = config.choices("layer_types", sizes.layers, kinds)
+    return [window if slides else None for slides in sliding]
 
 
 def rows_of(weight: str, start: int, end: int) -> str:

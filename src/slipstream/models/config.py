@@ -37,6 +37,10 @@ class Config:
         """Whether the field is there and not null."""
         return self.values.get(name) is not None
 
+    def filled(self, defaults: Mapping[str, Any]) -> "Config":
+        """With what is absent taken from `defaults`; what is null stays so."""
+        return Config({**defaults, **self.values}, self.where)
+
     def integer(
         self, name: str, default: int | _Required = REQUIRED, *, least: int = 1, most: int = LARGEST
     ) -> int:

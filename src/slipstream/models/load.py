@@ -6,12 +6,12 @@ name → path (sources) → checkpoint (open) → config → graph, lazy weights
 from pathlib import Path
 
 from slipstream.checkpoint.open import open_checkpoint
-from slipstream.models.tokenizer import build_tokenizer
 
 from slipstream.checkpoint.checkpoint import Checkpoint
 from slipstream.checkpoint.sources import resolve
 from slipstream.models.model import Model
 from slipstream.models.registry import blueprint_of
+from slipstream.models.tokenizer import build_tokenizer
 from slipstream.models.weights import Weights
 
 
@@ -30,7 +30,7 @@ def model_of(checkpoint: Checkpoint, name: str) -> Model:
     return Model(
         name=name,
         graph=blueprint.graph,
-        weights=Weights(checkpoint, blueprint.shapes),
+        weights=Weights(checkpoint, blueprint.shapes, blueprint.spellings),
         tokenizer=build_tokenizer(checkpoint.tokenizer),
         checkpoint=checkpoint,
     )

@@ -9,14 +9,23 @@ from typing import Any
 
 from slipstream.errors import FileFormatError, UnsupportedError
 from slipstream.graph.graph import Graph
-from slipstream.models import llama
+from slipstream.models import gemma2, gemma3, gpt2, llama, olmo2, phi3, qwen2, qwen3, smollm3
 from slipstream.models.blocks import Blueprint
 from slipstream.models.config import Config
 
 # By "model_type" of config.json, as Hugging Face spells it.
 PAGES: dict[str, Callable[[Config], Blueprint]] = {
     "llama": llama.build,
-    "mistral": llama.build,
+    "mistral": llama.build_mistral,
+    "qwen2": qwen2.build,
+    "qwen3": qwen3.build,
+    "smollm3": smollm3.build,
+    "gemma2": gemma2.build,
+    "gemma3": gemma3.build_multimodal,
+    "gemma3_text": gemma3.build,
+    "phi3": phi3.build,
+    "olmo2": olmo2.build,
+    "gpt2": gpt2.build,
 }
 
 

@@ -120,6 +120,8 @@ def _llama3(request: _Request) -> Rope:
 
 def _yarn(request: _Request) -> Rope:
     """As llama3, with the blend over dimensions instead of wavelengths, and warmer attention."""
+    if request.parameters.has("short_factor"):  # the first Phi-3 files called longrope so
+        return _longrope(request)
     parameters, dims = request.parameters, 2 * len(request.plain)
     factor = request.factor()
 

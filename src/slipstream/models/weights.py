@@ -6,10 +6,11 @@ A name is a tensor of the checkpoint, or a part of one that a checkpoint stores 
     h.0.attn.c_attn.weight.T[768:1536]                 turned first, then rows (GPT-2's keys)
 
 A tensor stored under the whole name comes first, so that an artifact may keep the parts apart.
+Files also begin their names differently: `spellings` lists pairs (our beginning, theirs) to try.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -50,11 +51,13 @@ class Weights(Mapping[str, Tensor]):
     Missing names are refused at once, wrong shapes when the tensor is read.
     """
 
-    def __init__(self, checkpoint: Checkpoint, shapes: Shapes) -> None:
+    def __init__(
+        self, checkpoint: Checkpoint, shapes: Shapes, spellings: Sequence[tuple[str, str]] = ()
+    ) -> None:
         self.checkpoint = checkpoint
         self.shapes = shapes
         stored = set(checkpoint.names())
-        self.parts = {name: _located(name, stored) for name in shapes}
+        self.parts = {name: _located(name, stored, spellings) for name in shapes}
         missing = [name for name, part in self.parts.items() if part.stored not in stored]
         if missing:
             more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
@@ -95,5 +98,13 @@ def take_part(tensor: Tensor, part: Part) -> Tensor:
     return replace(tensor, codes=tensor.codes[rows], scales=tensor.scales[rows], offsets=offsets)
 
 
-def _located(name: str, stored: set[str]) -> Part:
-    return Part(name) if name in stored else parse_part(name)
+def _located(name: str, stored: set[str], spellings: Sequence[tuple[str, str]]) -> Part:
+    """Where a weight is: the first spelling that is stored, or the plain one if none is."""
+    others = [
+        theirs + name.removeprefix(ours) for ours, theirs in spellings if name.startswith(ours)
+    ]
+    for spelled in (name, *others):
+        for part in (Part(spelled), parse_part(spelled)):
+            if part.stored in stored:
+                return part
+    return parse_part(name)
