@@ -69,7 +69,9 @@ def test_beats_round_to_nearest_where_inputs_are_correlated(act_order: bool, bit
     format = Affine(bits, 32)  # type: ignore[arg-type]
     clever = gptq(weight, factor_hessian(hessian_of(x), act_order=act_order), format).tensor
     plain = round_to_nearest(weight, format)
-    assert output_error(weight, clever.dequantize(), x) < 0.5 * output_error(weight, plain.dequantize(), x)
+    assert output_error(weight, clever.dequantize(), x) < 0.5 * output_error(
+        weight, plain.dequantize(), x
+    )
 
 
 @pytest.mark.parametrize("act_order", [True, False])
@@ -94,7 +96,11 @@ def test_the_loss_is_the_quadratic_form(act_order: bool, group: int | None) -> N
 
 
 @settings(max_examples=25, deadline=None)
-@given(seed=st.integers(0, 2**31), bits=st.sampled_from([4, 8]), group=st.sampled_from([16, 32, 48, None]))
+@given(
+    seed=st.integers(0, 2**31),
+    bits=st.sampled_from([4, 8]),
+    group=st.sampled_from([16, 32, 48, None]),
+)
 def test_rows_do_not_know_each_other(seed: int, bits: int, group: int | None) -> None:
     x = correlated(seed, rows=150)
     weight = np.random.default_rng(seed + 1).normal(size=(6, 96)).astype(np.float32)

@@ -29,7 +29,9 @@ def test_minmax_is_quantize_affine(format: Affine) -> None:
     ours = round_to_nearest(weight, format, "minmax").dequantize()
     theirs = quantize_affine(weight, format).dequantize()
     # One divides by the scale, the other multiplies by its inverse: ties may fall apart by a code.
-    step = np.repeat(np.abs(quantize_affine(weight, format).scales.astype(np.float32)), format.group or 96, 1)
+    step = np.repeat(
+        np.abs(quantize_affine(weight, format).scales.astype(np.float32)), format.group or 96, 1
+    )
     assert np.all(np.abs(ours - theirs) <= step * 1.001)
     assert np.mean(ours != theirs) < 0.01
 

@@ -9,7 +9,7 @@ import pytest
 from slipstream.backends.batch import single
 from slipstream.backends.reference import compile_reference
 from slipstream.compress import calibrate as calibrate_module
-from slipstream.compress.calibrate import calibrate, calibration_passes, input_groups
+from slipstream.compress.calibrate import calibrate, calibration_passes
 from slipstream.compress.recipe import Recipe, Roles, Rule, fitting_group, plan
 from slipstream.compress.run import calibrated_groups, groups_of, overlay, quantize_weights
 from slipstream.errors import NumericError
@@ -67,7 +67,9 @@ def test_roles(tied: bool) -> None:
 
 def test_the_first_rule_that_names_a_weight_decides() -> None:
     blueprint = tiny()
-    recipe = Recipe((Rule("*.down_proj.weight", Affine(8, None)), Rule("linear", Affine(4, 32, "zero_point"))))
+    recipe = Recipe(
+        (Rule("*.down_proj.weight", Affine(8, None)), Rule("linear", Affine(4, 32, "zero_point")))
+    )
     steps = {s.weight: s.format for s in plan(recipe, blueprint.graph, random_weights(blueprint))}
     assert steps[f"{LAYER}.mlp.down_proj.weight"] == Affine(8, None)
     assert steps[f"{LAYER}.mlp.up_proj.weight"] == Affine(4, 32, "zero_point")
@@ -84,7 +86,11 @@ def test_a_group_falls_back_to_one_that_fits(wanted, width, activations, fits) -
 
 
 def test_recipes_go_through_json() -> None:
-    recipe = Recipe((Rule("linear", Affine(4, 64, "zero_point"), "gptq"), Rule("head", None)), Activations(8, None), 0.1)
+    recipe = Recipe(
+        (Rule("linear", Affine(4, 64, "zero_point"), "gptq"), Rule("head", None)),
+        Activations(8, None),
+        0.1,
+    )
     assert Recipe.from_json(json.loads(json.dumps(recipe.to_json()))) == recipe
     assert recipe.label() == "int4 g64 asym gptq · a8 row"
     assert INT4.label() == "int4 g32 gptq, head int8 row · a8 g32"
@@ -97,7 +103,9 @@ def test_hessians_are_the_inputs_second_moments(tmp_path: Path) -> None:
     hessians = calibrate(program, text(), groups, tmp_path)
     for group in groups:
         rows = [
-            program.capture(single(chunk, all_logits=True), program.new_kv(1), (group.key,))[group.key]
+            program.capture(single(chunk, all_logits=True), program.new_kv(1), (group.key,))[
+                group.key
+            ]
             for chunk in text()
         ]
         x = np.concatenate(rows).astype(np.float64)
@@ -111,7 +119,9 @@ def test_little_memory_means_more_passes_and_the_same_hessians(tmp_path: Path) -
     assert calibration_passes(groups, 64) == 1 and calibration_passes(groups, 64, 1) == len(groups)
     roomy = calibrate(program, text(), groups, tmp_path / "roomy")
     told: list[int] = []
-    tight = calibrate(program, text(), groups, tmp_path / "tight", memory_bytes=80_000, on_tokens=told.append)
+    tight = calibrate(
+        program, text(), groups, tmp_path / "tight", memory_bytes=80_000, on_tokens=told.append
+    )
     assert sum(told) == text().size * calibration_passes(groups, 64, 80_000)
     for group in groups:
         assert np.array_equal(roomy.hessian(group.key), tight.hessian(group.key))
@@ -132,7 +142,9 @@ def test_calibration_resumes_and_notices_another_text(tmp_path: Path) -> None:
 def test_kept_factors_equal_fresh_ones(tmp_path: Path) -> None:
     blueprint = tiny()
     program = compile_reference(blueprint.graph, random_weights(blueprint))
-    hessians = calibrate(program, text(), groups_of(blueprint.graph, random_weights(blueprint))[:1], tmp_path)
+    hessians = calibrate(
+        program, text(), groups_of(blueprint.graph, random_weights(blueprint))[:1], tmp_path
+    )
     key = f"{LAYER}.self_attn.q_proj.weight"
     fresh, kept = hessians.factor(key, 0.01, True), hessians.factor(key, 0.01, True)
     assert np.array_equal(fresh.upper, kept.upper) and np.array_equal(fresh.order, kept.order)
@@ -180,7 +192,3 @@ def test_a_layer_that_fails_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyP
     hessians.store("somewhere.weight", np.full((16, 16), np.nan, np.float32))
     with pytest.raises(NumericError, match=r"somewhere\.weight"):
         hessians.factor("somewhere.weight", 0.01, True)
-
-
-def test_input_groups_asks_for_widths_by_name() -> None:
-    assert {g.width for g in input_groups(tiny().graph, lambda name: len(name))} != {64, 96}

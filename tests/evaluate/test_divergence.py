@@ -33,7 +33,9 @@ class FakeProgram:
         self.graph = Graph("fake", (), 4, vocabulary, 512)
         random = np.random.default_rng(7)
         self.table = random.normal(size=(vocabulary, 512, vocabulary)).astype(np.float32) * 3
-        self.table += np.random.default_rng(8).normal(size=self.table.shape).astype(np.float32) * noise
+        self.table += (
+            np.random.default_rng(8).normal(size=self.table.shape).astype(np.float32) * noise
+        )
         self.rows_run = 0
 
     def new_kv(self, page_count: int) -> FakeKV:
@@ -56,10 +58,14 @@ def chunks(count: int = 3, length: int = 2 * PAGE_SIZE) -> np.ndarray:
 @given(seed=st.integers(0, 2**31), scale=st.floats(0.01, 30), vocabulary=st.integers(2, 400))
 def test_kl_is_scipys(seed: int, scale: float, vocabulary: int) -> None:
     random = np.random.default_rng(seed)
-    p, q = (random.normal(size=(5, vocabulary)).astype(np.float32) * np.float32(scale) for _ in range(2))
+    p, q = (
+        random.normal(size=(5, vocabulary)).astype(np.float32) * np.float32(scale) for _ in range(2)
+    )
     log_p, log_q = log_softmax(p.copy()), log_softmax(q.copy())
     expected = entropy(
-        np.exp(scipy_log_softmax(p.astype(float), axis=1)), np.exp(scipy_log_softmax(q.astype(float), axis=1)), axis=1
+        np.exp(scipy_log_softmax(p.astype(float), axis=1)),
+        np.exp(scipy_log_softmax(q.astype(float), axis=1)),
+        axis=1,
     )
     finite = np.isfinite(expected)  # scipy underflows to infinity where float64 q is zero
     assert np.allclose(kl_divergence(log_p, log_q)[finite], expected[finite], rtol=1e-4, atol=1e-5)
@@ -67,14 +73,20 @@ def test_kl_is_scipys(seed: int, scale: float, vocabulary: int) -> None:
 
 def test_kl_to_itself_is_zero_and_never_negative() -> None:
     logs = log_softmax(np.random.default_rng(1).normal(size=(50, 300)).astype(np.float32))
-    near = log_softmax(logs + np.float32(1e-4) * np.random.default_rng(2).normal(size=logs.shape).astype(np.float32))
+    near = log_softmax(
+        logs
+        + np.float32(1e-4) * np.random.default_rng(2).normal(size=logs.shape).astype(np.float32)
+    )
     assert np.all(kl_divergence(logs, logs) == 0)
     assert np.all(kl_divergence(logs, near) >= 0)
 
 
 def test_small_kl_is_resolved() -> None:
     logs = log_softmax(np.random.default_rng(3).normal(size=(200, 50_000)).astype(np.float32))
-    other = log_softmax(logs + np.float32(0.03) * np.random.default_rng(4).normal(size=logs.shape).astype(np.float32))
+    other = log_softmax(
+        logs
+        + np.float32(0.03) * np.random.default_rng(4).normal(size=logs.shape).astype(np.float32)
+    )
     exact = (np.exp(logs.astype(float)) * (logs.astype(float) - other.astype(float))).sum(axis=1)
     assert kl_divergence(logs, other).mean() == pytest.approx(exact.mean(), rel=1e-3)
 

@@ -69,7 +69,9 @@ def test_a_program_is_at_no_distance_from_itself() -> None:
 
 def test_more_disturbance_is_more_distance() -> None:
     baseline = LiveBaseline(tiny_program(), chunks())
-    found = [evaluate_program(tiny_program(n), chunks(), baseline).distance for n in (0.01, 0.05, 0.2)]
+    found = [
+        evaluate_program(tiny_program(n), chunks(), baseline).distance for n in (0.01, 0.05, 0.2)
+    ]
     kls = [d.kl.value for d in found if d]
     assert kls == sorted(kls) and kls[0] > 0
     assert all(d.kl.low <= d.kl.value <= d.kl.high <= d.kl_max for d in found if d)
@@ -133,7 +135,9 @@ def test_sampled_evaluation_and_calibration_are_disjoint() -> None:
 
 
 @given(value=st.floats(0, 1), half=st.floats(0, 0.5), bound=st.floats(0.001, 1))
-def test_a_limit_holds_only_with_its_whole_interval(value: float, half: float, bound: float) -> None:
+def test_a_limit_holds_only_with_its_whole_interval(
+    value: float, half: float, bound: float
+) -> None:
     measured = Measured(value, value - half, value + half)
     assert Limit("kl", "<", bound, "").met_by(measured) == (value + half < bound)
     assert Limit("top1", ">", bound, "").met_by(measured) == (value - half > bound)

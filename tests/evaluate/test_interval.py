@@ -10,7 +10,9 @@ from slipstream.evaluate.interval import blocks_of, bootstrap
 def test_agrees_with_scipy_on_single_positions() -> None:
     values = np.random.default_rng(1).exponential(size=200)
     ours = bootstrap(values[None], np.arange(200))
-    theirs = stats.bootstrap((values,), np.mean, method="BCa", n_resamples=9999, random_state=2).confidence_interval
+    theirs = stats.bootstrap(
+        (values,), np.mean, method="BCa", n_resamples=9999, random_state=2
+    ).confidence_interval
     assert ours.value == pytest.approx(values.mean())
     assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), rel=0.02)
 
@@ -35,7 +37,9 @@ def test_correlated_neighbours_widen_it() -> None:
 def test_a_ratio_is_paired() -> None:
     base = np.random.default_rng(5).exponential(size=640) + 2
     ratio = bootstrap(
-        np.stack([base + 0.01, base]), blocks_of(np.array([640])), lambda m: np.exp(m[..., 0] - m[..., 1])
+        np.stack([base + 0.01, base]),
+        blocks_of(np.array([640])),
+        lambda m: np.exp(m[..., 0] - m[..., 1]),
     )
     assert ratio.value == pytest.approx(np.exp(0.01))
     assert ratio.high - ratio.low < 1e-9  # the texts' own variance cancels
@@ -56,9 +60,13 @@ def test_blocks_do_not_span_chunks_and_are_nearly_equal() -> None:
     blocks = blocks_of(np.array([511, 511, 10]))
     sizes = np.bincount(blocks)
     assert blocks[510] != blocks[511] and blocks[1021] != blocks[1022]
-    assert len(sizes) == 17 and sizes[:16].min() >= 63 and sizes[:16].max() <= 64 and sizes[16] == 10
+    assert (
+        len(sizes) == 17 and sizes[:16].min() >= 63 and sizes[:16].max() <= 64 and sizes[16] == 10
+    )
 
 
 def test_the_same_data_give_the_same_interval() -> None:
     values = np.random.default_rng(6).normal(size=(1, 320))
-    assert bootstrap(values, blocks_of(np.array([320]))) == bootstrap(values, blocks_of(np.array([320])))
+    assert bootstrap(values, blocks_of(np.array([320]))) == bootstrap(
+        values, blocks_of(np.array([320]))
+    )

@@ -75,18 +75,17 @@ class Hessians:
             raise KeyError(key) from None
 
     def factor(self, key: str, damping: float, act_order: bool) -> Factor:
-        """The group's `factor_hessian`, computed once and kept: recipes with other formats share it."""
+        """The group's `factor_hessian`, computed once, then kept: all formats share it."""
         stored = self._path(key, f"factor-{damping:g}-{'act' if act_order else 'plain'}", ".npz")
         if stored.exists():
             with np.load(stored) as arrays:
-                upper, order, diagonal, share = (arrays[n] for n in ("u", "order", "diagonal", "share"))
-            return Factor(upper, order, diagonal, float(share))
+                share = float(arrays["share"])
+                return Factor(arrays["u"], arrays["order"], arrays["diagonal"], share)
         try:
             factor = factor_hessian(np.asarray(self.hessian(key)), damping, act_order)
         except NumericError as error:
             raise NumericError(f"{key}: {error}") from None
-        fields = {"u": factor.upper, "order": factor.order, "diagonal": factor.diagonal}
-        _write(stored, lambda file: np.savez(file, share=np.float64(factor.damping), **fields))
+        _write(stored, lambda file: _save_factor(file, factor))
         return factor
 
     def store(self, key: str, hessian: NDArray[np.float32]) -> None:
@@ -126,7 +125,7 @@ def calibrate(
 def parts_of(
     groups: Sequence[InputGroup], rows: int, memory_bytes: int
 ) -> Iterator[list[InputGroup]]:
-    """Cuts the groups into runs whose Hessians and captured inputs fit together; one at the least."""
+    """Cuts the groups into runs whose Hessians and captured inputs fit; one group at least."""
     part: list[InputGroup] = []
     used = 0
     for group in groups:
@@ -182,6 +181,11 @@ def _claim(folder: Path, chunks: NDArray[np.int32]) -> None:
     for old in [*folder.glob("*.npy"), *folder.glob("*.npz")]:
         old.unlink()
     owner.write_text(json.dumps(mine))
+
+
+def _save_factor(file: Any, factor: Factor) -> None:
+    share = np.float64(factor.damping)
+    np.savez(file, u=factor.upper, order=factor.order, diagonal=factor.diagonal, share=share)
 
 
 def _write(path: Path, save: Callable[[Any], None]) -> None:

@@ -20,6 +20,9 @@ Method = Literal["rtn", "gptq"]
 Role = Literal["embedding", "head", "linear"]
 
 
+_EIGHT_BITS = Activations(8, 32)
+
+
 @dataclass(frozen=True)
 class Rule:
     """One format for the weights that `select` names.
@@ -40,7 +43,7 @@ class Recipe:
     """A complete description of one compression; nothing is left to defaults elsewhere."""
 
     rules: tuple[Rule, ...]
-    activations: Activations = Activations(8, 32)
+    activations: Activations = _EIGHT_BITS
     damping: float = 0.01
     act_order: bool = True
 

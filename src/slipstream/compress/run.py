@@ -131,4 +131,5 @@ def _dense(source: _Source, name: str) -> np.ndarray:
 def _rows(tensor: AffineTensor, rows: slice) -> AffineTensor:
     """Some rows of a matrix, as an own tensor."""
     offsets = None if tensor.offsets is None else tensor.offsets[rows].copy()
-    return AffineTensor(tensor.format, tensor.codes[rows].copy(), tensor.scales[rows].copy(), offsets)
+    codes, scales = tensor.codes[rows].copy(), tensor.scales[rows].copy()
+    return AffineTensor(tensor.format, codes, scales, offsets)

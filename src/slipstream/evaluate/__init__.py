@@ -1,0 +1,1 @@
+"""How good a program is: perplexity, distance from a baseline, and whether limits are kept."""

@@ -82,7 +82,7 @@ class StoredBaseline:
         row = 0
         for logs in self._live.pieces(chunk):
             self._file.seek(self._offset(chunk, row))
-            self._file.write(memoryview(np.ascontiguousarray(logs)).cast("B"))
+            self._file.write(np.ascontiguousarray(logs).tobytes())
             row += len(logs)
             yield logs
         self._stored[chunk] = True
@@ -93,7 +93,7 @@ class StoredBaseline:
         for start in range(0, rows, at_once):
             piece = np.empty((min(at_once, rows - start), vocabulary), np.float32)
             self._file.seek(self._offset(chunk, start))
-            read = self._file.readinto(memoryview(piece).cast("B"))
+            read = self._file.readinto(piece.data)
             assert read == piece.nbytes, "the stored baseline is shorter than was written"
             yield piece
 

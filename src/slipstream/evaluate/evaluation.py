@@ -16,6 +16,7 @@ from slipstream.backends.batch import Program
 from slipstream.evaluate.divergence import Baseline, kl_divergence, top1_agreement
 from slipstream.evaluate.interval import Means, Measured, blocks_of, bootstrap
 from slipstream.evaluate.perplexity import (
+    Logs,
     log_probabilities,
     negative_log_likelihood,
     new_kv,
@@ -65,7 +66,7 @@ class Evaluation:
         """Reads what `to_json` wrote; KeyError if a field is missing."""
         distance = None
         if "distance" in data:
-            fields = {
+            fields: dict[str, Any] = {
                 name: Measured.from_json(value) if isinstance(value, dict) else float(value)
                 for name, value in data["distance"].items()
             }
@@ -99,7 +100,7 @@ def evaluate_program(
     baseline: Baseline | None = None,
     on_positions: OnPositions | None = None,
 ) -> Evaluation:
-    """Scores `program` on int32 [C, T] chunks, against `baseline` over the very same chunks if given.
+    """Scores `program` on int32 [C, T] chunks; against `baseline`, over the same chunks, if given.
 
     NumericError if the program's logits are not finite.
     """
@@ -121,7 +122,8 @@ def score_program(
     columns: list[NDArray[np.float64]] = []
     for index, chunk in enumerate(baseline.chunks):
         start = 1
-        for log_p, log_q in _in_step(baseline, index, program, chunk, kv):
+        candidate = log_probabilities(program, chunk, kv)  # cut into pieces as the baseline is
+        for log_p, log_q in zip(baseline.pieces(index), candidate, strict=True):
             next_ids = chunk[start : start + len(log_q)]
             columns.append(_score_piece(log_p, log_q, next_ids))
             start += len(log_q)
@@ -131,12 +133,7 @@ def score_program(
     return Scores(nll, baseline_nll, kl, agreement)
 
 
-def _in_step(baseline: Baseline, index: int, program: Program, chunk: NDArray[np.int32], kv: Any) -> Any:
-    """Pairs of pieces over the same rows: both sides cut chunks alike (same vocabulary)."""
-    return zip(baseline.pieces(index), log_probabilities(program, chunk, kv), strict=True)
-
-
-def _score_piece(log_p: Any, log_q: Any, next_ids: NDArray[np.int32]) -> NDArray[np.float64]:
+def _score_piece(log_p: Logs, log_q: Logs, next_ids: NDArray[np.int32]) -> NDArray[np.float64]:
     """float64 [4, L]: the four columns of `Scores`."""
     return np.stack(
         [

@@ -64,7 +64,9 @@ def bootstrap(
     Measured(value=1.0, low=1.0, high=1.0)
     """
     counts = np.bincount(blocks).astype(np.float64)  # [B]
-    sums = np.stack([np.bincount(blocks, weights=row) for row in series])  # [S, B]
+    sums: NDArray[np.float64] = np.stack(
+        [np.bincount(blocks, weights=row).astype(np.float64) for row in series]
+    )  # [S, B]
     value = float(statistic(sums.sum(axis=1) / counts.sum()))
     if len(counts) < 2:
         return Measured(value, -np.inf, np.inf)
@@ -105,7 +107,9 @@ def _bca(
     return float(low), float(high)
 
 
-def blocks_of(chunk_positions: NDArray[np.int64], block: int = BLOCK_POSITIONS) -> NDArray[np.int64]:
+def blocks_of(
+    chunk_positions: NDArray[np.int64], block: int = BLOCK_POSITIONS
+) -> NDArray[np.int64]:
     """int64 [N]: block numbers for chunks with the given numbers of positions, in order.
 
     Each chunk is cut into nearly equal blocks of about `block` positions; none spans two chunks.

@@ -42,7 +42,7 @@ def chunks_of(
 
 
 def log_probabilities(program: Program, chunk: NDArray[np.int32], kv: KV) -> Iterator[Logs]:
-    """float32 [L, V] pieces, in order: log-probabilities of the token after each position but the last.
+    """Pieces float32 [L, V], in order: log-probabilities after each position but the last.
 
     The chunk runs on pages 0, 1, 2 … of `kv`. A piece is at most PIECE_BYTES and is the caller's
     to change.
@@ -50,7 +50,8 @@ def log_probabilities(program: Program, chunk: NDArray[np.int32], kv: KV) -> Ite
     rows = rows_at_once(program.graph.vocabulary)
     scored = len(chunk) - 1
     for start in range(0, scored, rows):
-        logits = program.step(_piece(chunk[start : min(start + rows, scored)], start, len(chunk)), kv)
+        ids = chunk[start : min(start + rows, scored)]
+        logits = program.step(_piece(ids, start, len(chunk)), kv)
         if not np.isfinite(logits).all():
             raise NumericError(f"logits at positions {start}… of a chunk are not finite")
         yield log_softmax(logits)
@@ -87,7 +88,7 @@ def perplexity(nll: NDArray[np.float64]) -> float:
 
 
 def _piece(ids: NDArray[np.int32], start: int, length: int) -> Batch:
-    """Rows start … of a sequence of `length` tokens that owns the first pages; all logits wanted."""
+    """Rows start … of a sequence of `length` tokens on the first pages; all logits wanted."""
     return Batch(
         ids=np.ascontiguousarray(ids, np.int32),
         row_starts=np.array([0, len(ids)], np.int32),

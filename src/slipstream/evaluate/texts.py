@@ -61,6 +61,7 @@ def sample_texts(
     start_id: int,
     evaluation_tokens: int,
     calibration_tokens: int,
+    *,
     length: int = CHUNK_TOKENS,
     on_tokens: OnTokens | None = None,
 ) -> Texts:

@@ -15,7 +15,7 @@ from slipstream.evaluate.interval import Measured
 
 @dataclass(frozen=True)
 class Limit:
-    """``metric comparison value``, the value in the metric's own unit (bytes, tokens per second)."""
+    """``metric comparison value``, the value in the metric's own unit (bytes, tokens/second)."""
 
     metric: str
     comparison: Literal["<", ">"]

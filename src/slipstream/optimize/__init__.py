@@ -1,0 +1,1 @@
+"""Finds what a machine runs fastest within given limits, and proves it."""

@@ -1,0 +1,1 @@
+"""The methods: a few functions on arrays each, with the paper's symbols; no driving code."""

@@ -23,7 +23,7 @@ from slipstream.formats.tensor import Affine, AffineTensor
 F32 = NDArray[np.float32]
 
 _ATTEMPTS = 4  # each with ten times the damping of the one before
-_LAZY_COLUMNS = 32  # columns settled before the rest is updated in one product; 128 took 1.7 × as long
+_LAZY_COLUMNS = 32  # columns settled before the rest is updated in one product
 
 
 @dataclass(frozen=True)
@@ -44,9 +44,7 @@ class Rounded:
     loss: float
 
 
-def factor_hessian(
-    hessian: NDArray, damping: float = 0.01, act_order: bool = True
-) -> Factor:
+def factor_hessian(hessian: NDArray, damping: float = 0.01, act_order: bool = True) -> Factor:
     """H [I, I] → U with H⁻¹ = Uᵀ U.
 
     `damping` times the mean of the diagonal is added to it, and ten times as much again while H is
@@ -122,9 +120,7 @@ def gptq(weight: F32, factor: Factor, format: Affine, clip: Clip = "mse") -> Rou
     return Rounded(grid.tensor(np.ascontiguousarray(codes.T)), loss)
 
 
-def _settle(
-    columns: F32, upper: F32, scale: F32, zero: F32, format: Affine
-) -> tuple[F32, NDArray]:
+def _settle(columns: F32, upper: F32, scale: F32, zero: F32, format: Affine) -> tuple[F32, NDArray]:
     """Rounds B columns (float32 [B, O], changed in place) one after the other.
 
     upper  U [B, B] of these columns; scale, zero [B, O] their grids. Returns errors E [B, O] and

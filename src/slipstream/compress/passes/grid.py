@@ -117,9 +117,7 @@ def _searched(
     return best_scale, best_zero
 
 
-def _proposals(
-    grouped: F32, format: Affine, dtype: np.dtype
-) -> Iterator[tuple[NDArray, F32]]:
+def _proposals(grouped: F32, format: Affine, dtype: np.dtype) -> Iterator[tuple[NDArray, F32]]:
     if format.zero == "symmetric" and format.bits == 4:
         yield from _signed_scales(grouped, dtype)
         return
