@@ -1,7 +1,7 @@
 """From GGUF's metadata to a config.json: the sizes, and what each architecture has of its own.
 
 `gguf_checkpoint` calls `hugging_face_config`. What GGUF leaves unsaid (activations, windows,
-scales) is filled in as llama.cpp does. Three keys are our own, for what Hugging Face's configs cannot say:
+scales) is filled in as llama.cpp does. Three keys are our own, where Hugging Face has none:
 
     slipstream_norm_offset    0.0 for Gemma: GGUF's norm weights already hold the 1 that is added
     slipstream_rope_factors   one divisor per rotary frequency (Llama 3.1's scaling, worked out)
