@@ -1,0 +1,1 @@
+"""Speed and memory of programs on this machine: workloads, alternation, comparison."""
