@@ -14,7 +14,9 @@ without a traceback and exits with `exit_code`; the server answers with `http_st
     ├── TemplateError            a chat template cannot be rendered
     ├── RequestError             a request that cannot be answered as it stands
     │   ├── PromptTooLongError
-    │   └── OverloadedError      try again later
+    │   ├── OverloadedError      the queue is full: try again later
+    │   └── UnavailableError     the server is stopping
+    ├── EngineError              a step failed; the requests in it are lost, the engine goes on
     ├── NumericError             numbers ceased to be finite, or a matrix cannot be factored
     ├── LimitsNotMetError        `optimize` found nothing within the limits
     └── MachineError             this machine lacks what was asked of it
@@ -78,6 +80,16 @@ class OverloadedError(RequestError):
 
 class NumericError(SlipstreamError, ArithmeticError):
     """Logits that are not finite, or a matrix that cannot be factored; the layer is named."""
+
+
+class UnavailableError(RequestError):
+    """The server is stopping and takes no new requests."""
+
+    http_status = 503
+
+
+class EngineError(SlipstreamError):
+    """A step of the engine failed: those waiting for it are told, the engine goes on."""
 
 
 class LimitsNotMetError(SlipstreamError):

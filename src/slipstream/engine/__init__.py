@@ -1,0 +1,1 @@
+"""The engine: scheduling, KV page accounting, sampling, text; one step runs them all."""

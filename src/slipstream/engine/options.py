@@ -1,0 +1,111 @@
+"""What a user may choose about an engine, and the complete settings it becomes.
+
+`resolve` is called once, when an engine is opened; after that nothing changes. What is not chosen
+follows from the model and the machine.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from slipstream.backends.batch import PAGE_SIZE
+from slipstream.engine.pages import pages_for
+from slipstream.engine.scheduler import Limits
+from slipstream.errors import MachineError, UnsupportedError
+from slipstream.graph.graph import Graph
+from slipstream.machine import Machine
+
+Backend = Literal["native", "reference"]
+KVType = Literal["bfloat16", "float32"]
+Activations = Literal["auto", "f32", "int8"]
+
+MAX_BATCH = 32
+TOKEN_BUDGET = 256  # prefill is near its full speed from here on, and a decode waits no longer
+KV_MEMORY_SHARE = 0.25  # of the machine's memory, unless the batch needs less
+BYTES_OF: dict[KVType, int] = {"bfloat16": 2, "float32": 4}
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """Choices; None leaves one to `resolve`.
+
+    backend          native (C++ kernels) or reference (numpy: slow, the truth)
+    max_batch        requests running at once
+    token_budget     rows of one step: prompts are cut into chunks that fit
+    context          most positions of prompt and answer together
+    kv_memory_bytes  memory of the KV pages
+    threads          of the native backend
+    """
+
+    backend: Backend = "native"
+    max_batch: int = MAX_BATCH
+    token_budget: int | None = None
+    context: int | None = None
+    kv_memory_bytes: int | None = None
+    kv_dtype: KVType = "bfloat16"
+    activations: Activations = "auto"
+    threads: int | None = None
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Complete: every field decided. `threads` None means that the backend asks the machine."""
+
+    backend: Backend
+    limits: Limits
+    context: int
+    page_count: int
+    kv_dtype: KVType
+    activations: Activations
+    threads: int | None
+
+
+def resolve(options: EngineOptions, graph: Graph, machine: Machine) -> Settings:
+    """Decides everything. Refused: values out of range, and a context that memory cannot hold."""
+    _check(options, graph)
+    context = options.context or graph.context
+    page_bytes = kv_bytes_per_position(graph, options.kv_dtype) * PAGE_SIZE
+    wanted = pages_for(context) * options.max_batch
+    memory = options.kv_memory_bytes or int(machine.memory_bytes * KV_MEMORY_SHARE)
+    page_count = min(wanted, memory // max(page_bytes, 1))
+    if page_count < pages_for(context):
+        if options.context is not None or page_count < 1:
+            raise MachineError(
+                f"{context} positions need {pages_for(context) * page_bytes / 1e6:.0f} MB of KV "
+                f"pages, {memory / 1e6:.0f} MB are allowed; lower the context or allow more"
+            )
+        context = page_count * PAGE_SIZE
+    budget = options.token_budget or max(TOKEN_BUDGET, options.max_batch)
+    return Settings(
+        backend=options.backend,
+        limits=Limits(options.max_batch, budget),
+        context=context,
+        page_count=page_count,
+        kv_dtype=options.kv_dtype,
+        activations=options.activations,
+        threads=options.threads,
+    )
+
+
+def kv_bytes_per_position(graph: Graph, kv_dtype: KVType) -> int:
+    """Bytes of keys and values that one position takes in all layers."""
+    values = sum(2 * layer.kv_heads * layer.head_dim for layer in graph.attentions)
+    return values * BYTES_OF[kv_dtype]
+
+
+def _check(options: EngineOptions, graph: Graph) -> None:
+    if options.max_batch < 1:
+        raise UnsupportedError(f"max_batch must be at least 1, not {options.max_batch}")
+    if options.token_budget is not None and options.token_budget < options.max_batch:
+        raise UnsupportedError(
+            f"token_budget ({options.token_budget}) must be at least max_batch "
+            f"({options.max_batch}): each running request needs a row in every step"
+        )
+    if options.context is not None and not 2 <= options.context <= graph.context:
+        raise UnsupportedError(
+            f"context must be in 2…{graph.context}, for which the model was made, "
+            f"not {options.context}"
+        )
+    if options.threads is not None and options.threads < 1:
+        raise UnsupportedError(f"threads must be at least 1, not {options.threads}")
+    if options.kv_memory_bytes is not None and options.kv_memory_bytes < 1:
+        raise UnsupportedError("kv_memory_bytes must be above 0")

@@ -1,0 +1,195 @@
+"""The engine on a thread of its own, with an asynchronous front for servers.
+
+    event loop                          │ engine thread
+    submit ── inbox ───────────────────▶│ take everything from the inbox
+    async for delta in stream ◀─ queue ─│ step, then hand over all its deltas in one call
+
+Each client gets its own deltas, an exception in words if a step fails, and never silence. A client
+that goes away is cancelled before the next step.
+"""
+
+import asyncio
+import logging
+import threading
+from collections.abc import AsyncIterator
+from queue import Empty, SimpleQueue
+from types import TracebackType
+from typing import Self
+
+from slipstream.engine.answer import Delta
+from slipstream.engine.engine import Engine
+from slipstream.engine.request import Request
+from slipstream.engine.stats import Snapshot
+from slipstream.errors import EngineError, UnavailableError
+
+log = logging.getLogger("slipstream.engine")
+
+Letter = Delta | Exception
+
+
+class AnswerStream(AsyncIterator[Delta]):
+    """One client's deltas. Use it as a context: leaving it early cancels the request.
+
+    >>> async with service.submit(request) as stream:
+    ...     async for delta in stream: ...
+    """
+
+    def __init__(self, service: "Service", request: Request) -> None:
+        self.request = request
+        self._service = service
+        self._queue: asyncio.Queue[Letter] = asyncio.Queue()
+        self._ended = False
+
+    async def __anext__(self) -> Delta:
+        if self._ended:
+            raise StopAsyncIteration
+        letter = await self._queue.get()
+        if isinstance(letter, Exception):
+            self._ended = True
+            raise letter
+        self._ended = letter.finish is not None
+        return letter
+
+    def cancel(self) -> None:
+        """Ends the request if it has not ended; its pages are free before the next step."""
+        if not self._ended:
+            self._ended = True
+            self._service._cancel(self.request.id)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.cancel()
+
+
+class Service:
+    """Owns the engine's thread. `start` it inside the event loop that its clients run in.
+
+    `submit`, `drain` and `stop` belong to that loop; only the inbox crosses over to the thread.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self._inbox: SimpleQueue[Request | int | None] = SimpleQueue()  # id: cancel; None: stop
+        self._streams: dict[int, AnswerStream] = {}
+        self._thread = threading.Thread(target=self._serve, name="engine", daemon=True)
+        self._draining = False
+        self._drained = asyncio.Event()
+
+    # The asynchronous front.
+
+    def start(self) -> None:
+        """Starts the thread; deltas will be delivered in the running event loop."""
+        self._loop = asyncio.get_running_loop()
+        self._thread.start()
+
+    @property
+    def alive(self) -> bool:
+        """Whether requests are taken and answered."""
+        return self._thread.is_alive() and not self._draining
+
+    @property
+    def requests_open(self) -> int:
+        """Requests submitted and not yet ended."""
+        return len(self._streams)
+
+    def snapshot(self) -> Snapshot:
+        """What the engine holds and has done; read while it runs, so each number is of its own."""
+        return self.engine.snapshot()
+
+    def submit(self, request: Request) -> AnswerStream:
+        """Queues a request made by `engine.request`. UnavailableError once draining has begun."""
+        if not self.alive:
+            raise UnavailableError("the server is stopping; send the request to another one")
+        stream = AnswerStream(self, request)
+        self._streams[request.id] = stream
+        self._inbox.put(request)
+        return stream
+
+    async def drain(self) -> None:
+        """Takes no further requests and waits until those under way have been answered."""
+        self._draining = True
+        if self._streams:
+            self._drained.clear()
+            await self._drained.wait()
+
+    async def stop(self) -> None:
+        """Ends the thread. Requests still under way are refused in words."""
+        self._draining = True
+        self._inbox.put(None)
+        await asyncio.to_thread(self._thread.join)
+        self._deliver_to_all(UnavailableError("the server has stopped"))
+
+    def _cancel(self, request_id: int) -> None:
+        self._close(request_id)
+        self._inbox.put(request_id)
+
+    def _close(self, request_id: int) -> AnswerStream | None:
+        stream = self._streams.pop(request_id, None)
+        if not self._streams:
+            self._drained.set()
+        return stream
+
+    def _deliver(self, deltas: list[Delta]) -> None:
+        for delta in deltas:
+            ended = delta.finish is not None
+            request_id = delta.request_id
+            stream = self._close(request_id) if ended else self._streams.get(request_id)
+            if stream is not None:
+                stream._queue.put_nowait(delta)
+
+    def _deliver_error(self, request_id: int, error: Exception) -> None:
+        stream = self._close(request_id)
+        if stream is not None:
+            stream._queue.put_nowait(error)
+
+    def _deliver_to_all(self, error: Exception) -> None:
+        for request_id in list(self._streams):
+            self._deliver_error(request_id, error)
+
+    # The engine's thread.
+
+    def _serve(self) -> None:
+        while self._take_inbox():
+            try:
+                deltas = self.engine.step()
+            except Exception as error:  # told to every client; the engine starts afresh
+                self._fail(error)
+            else:
+                if deltas:
+                    self._loop.call_soon_threadsafe(self._deliver, deltas)
+        self.engine.cancel_all()
+
+    def _take_inbox(self) -> bool:
+        """Applies what has arrived; with nothing to do, waits for something. False: stop."""
+        try:
+            while True:
+                letter = self._inbox.get(block=self.engine.idle)
+                if letter is None:
+                    return False
+                if isinstance(letter, Request):
+                    self._accept(letter)
+                else:
+                    self.engine.cancel(letter)
+        except Empty:
+            return True
+
+    def _accept(self, request: Request) -> None:
+        try:
+            self.engine.submit(request)
+        except Exception as error:
+            self._loop.call_soon_threadsafe(self._deliver_error, request.id, error)
+
+    def _fail(self, error: Exception) -> None:
+        log.exception("a step failed")
+        lost = list(self.engine.scheduler.sequences)
+        self.engine.cancel_all()
+        told = EngineError(f"the step that computed this request failed: {error}")
+        for request_id in lost:
+            self._loop.call_soon_threadsafe(self._deliver_error, request_id, told)

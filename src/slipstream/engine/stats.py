@@ -1,0 +1,62 @@
+"""What the engine has done and what it holds now, in numbers: for metrics, reports and estimates.
+
+The engine counts into `Stats`; everyone else reads the frozen `Snapshot`.
+"""
+
+from dataclasses import dataclass
+
+SMOOTHING = 0.2  # weight of the newest request in the running mean of durations
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The engine at one moment. Counts ending in `_total` only grow."""
+
+    running: int
+    waiting: int
+    pages_used: int
+    pages_total: int
+    steps_total: int
+    prompt_tokens_total: int
+    answer_tokens_total: int
+    preemptions_total: int
+    finished_total: int
+    request_s: float  # running mean of how long a request takes once it runs; 0 until one ended
+
+    @property
+    def kv_use(self) -> float:
+        """Share of KV pages in use, 0…1."""
+        return self.pages_used / self.pages_total
+
+
+@dataclass
+class Stats:
+    """Counters that the engine's step keeps."""
+
+    steps: int = 0
+    prompt_tokens: int = 0
+    answer_tokens: int = 0
+    preemptions: int = 0
+    finished: int = 0
+    request_s: float = 0.0
+
+    def count_finished(self, seconds: float) -> None:
+        """A request has ended after running for `seconds`."""
+        self.finished += 1
+        share = SMOOTHING if self.finished > 1 else 1.0
+        self.request_s += share * (seconds - self.request_s)
+
+    def snapshot(self, running: int, waiting: int, pages_used: int, pages_total: int) -> Snapshot:
+        """The counters with what the scheduler holds now."""
+        return Snapshot(
+            running=running,
+            waiting=waiting,
+            pages_used=pages_used,
+            pages_total=pages_total,
+            steps_total=self.steps,
+            prompt_tokens_total=self.prompt_tokens,
+            answer_tokens_total=self.answer_tokens,
+            preemptions_total=self.preemptions,
+            finished_total=self.finished,
+            request_s=self.request_s,
+        )

@@ -1,0 +1,135 @@
+"""A program of known logits, and a tokenizer of single bytes: the smallest world for an engine.
+
+The program keeps the ids themselves as its "keys and values", page by page, and computes logits
+from what it reads back. So a page that is lost, shared by mistake or overwritten changes tokens.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from slipstream.backends.batch import PAGE_SIZE, Batch
+from slipstream.engine.engine import Engine
+from slipstream.engine.options import Settings
+from slipstream.engine.pages import pages_for
+from slipstream.engine.scheduler import Limits
+from slipstream.graph.graph import Graph
+
+Answerer = Callable[[list[int]], NDArray[np.float32]]  # all ids so far → logits [V]
+
+
+@dataclass
+class FakeKV:
+    page_count: int
+    size_bytes: int = 0
+    ids: NDArray[np.int64] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.ids = np.full((self.page_count, PAGE_SIZE), -1)
+
+
+@dataclass
+class FakeProgram:
+    """Logits are `answer(all ids up to the row)`."""
+
+    vocabulary: int = 16
+    answer: Answerer | None = None
+    context: int = 4096
+    steps: int = 0
+    rows: list[int] = field(default_factory=list)  # of each step
+
+    @property
+    def graph(self) -> Graph:
+        return Graph("fake", (), 1, self.vocabulary, self.context)
+
+    def new_kv(self, page_count: int) -> FakeKV:
+        return FakeKV(page_count)
+
+    def step(self, batch: Batch, kv: FakeKV) -> NDArray[np.float32]:
+        batch.check(self.graph, kv.page_count)
+        self.steps += 1
+        self.rows.append(len(batch.ids))
+        owned = batch.pages[batch.pages >= 0]
+        assert len(set(owned.tolist())) == len(owned), "two sequences of one batch share a page"
+        wanted = set(batch.logit_rows.tolist())
+        logits = []
+        for sequence in range(len(batch.lengths)):
+            pages = batch.pages[sequence]
+            start, end = batch.row_starts[sequence : sequence + 2]
+            for row in range(start, end):
+                position = batch.lengths[sequence] + row - start
+                kv.ids[pages[position // PAGE_SIZE], position % PAGE_SIZE] = batch.ids[row]
+                if row in wanted:
+                    known = kv.ids[pages[: pages_for(position + 1)]].reshape(-1)[: position + 1]
+                    logits.append((self.answer or self.hashed)(known.tolist()))
+        return np.array(logits, np.float32).reshape(len(logits), self.vocabulary)
+
+    def capture(self, batch: Batch, kv: FakeKV, weights: tuple[str, ...]) -> dict[str, Any]:
+        raise NotImplementedError
+
+    def hashed(self, ids: list[int]) -> NDArray[np.float32]:
+        """Logits that depend on every id and its position."""
+        seed = hash(tuple(ids)) & 0xFFFFFFFF
+        return np.random.default_rng(seed).normal(size=self.vocabulary).astype(np.float32) * 2
+
+
+class ByteChat:
+    def render(self, messages: Sequence[Any], *, add_generation_prompt: bool = True) -> str:
+        turns = "".join(f"<{m['role']}>{m['content']}\n" for m in messages)
+        return turns + ("<assistant>" if add_generation_prompt else "")
+
+
+@dataclass
+class ByteTokenizer:
+    """Ids 0-255 are bytes, 256 ends a turn."""
+
+    eos_ids: frozenset[int] = frozenset({256})
+    chat: ByteChat | None = field(default_factory=ByteChat)
+    vocabulary_size: int = 257
+
+    def encode(self, text: str, special: bool = True) -> list[int]:
+        return list(text.encode())
+
+    def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
+        return bytes(i for i in ids if i < 256).decode(errors="replace")
+
+
+def parrot(script: str | bytes, vocabulary: int = 257, end: int = 256) -> Answerer:
+    """Answers every prompt that ends in ``>`` (or any other, by its length) with `script`, then ends."""
+    text = script.encode() if isinstance(script, str) else script
+
+    def answer(ids: list[int]) -> NDArray[np.float32]:
+        said = (
+            len(ids) - 1 - max((i for i, token in enumerate(ids) if token == ord(">")), default=0)
+        )
+        logits = np.zeros(vocabulary, np.float32)
+        logits[text[said] if said < len(text) else end] = 10
+        return logits
+
+    return answer
+
+
+def fake_engine(
+    program: FakeProgram | None = None,
+    *,
+    max_batch: int = 8,
+    token_budget: int = 32,
+    context: int = 1024,
+    page_count: int | None = None,
+    **more: Any,
+) -> Engine:
+    program = program or FakeProgram()
+    settings = Settings(
+        backend="reference",
+        limits=Limits(max_batch, token_budget),
+        context=context,
+        page_count=page_count or pages_for(context) * max_batch,
+        kv_dtype="float32",
+        activations="auto",
+        threads=None,
+    )
+    tokenizer = more.pop("tokenizer", None) or ByteTokenizer()
+    return Engine(program, tokenizer, settings, name="fake", **more)

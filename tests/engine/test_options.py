@@ -1,0 +1,70 @@
+"""Options become complete settings, or are refused in words."""
+
+import pytest
+
+from slipstream.engine.options import EngineOptions, kv_bytes_per_position, resolve
+from slipstream.errors import MachineError, UnsupportedError
+from slipstream.graph.graph import Builder, Graph
+from slipstream.graph.ops import Attention
+from slipstream.machine import Machine
+
+GIB = 2**30
+
+
+def graph(layers=2, context=1024):
+    build = Builder()
+    for layer in range(layers):
+        attention = Attention(layer, heads=4, kv_heads=2, head_dim=64, scale=0.125)
+        build.add(f"attention.{layer}", attention, "ids", "ids", "ids")
+    return Graph("test", tuple(build.nodes), 256, 100, context)
+
+
+def machine(memory_bytes=8 * GIB):
+    return Machine("test", ("portable",), 2, memory_bytes, 1, ())
+
+
+def test_kv_bytes_count_every_layer():
+    assert kv_bytes_per_position(graph(), "bfloat16") == 2 * 2 * 2 * 64 * 2
+    assert kv_bytes_per_position(graph(), "float32") == 2 * 2 * 2 * 64 * 4
+
+
+def test_with_memory_to_spare_every_request_may_fill_its_context():
+    chosen = resolve(EngineOptions(max_batch=4), graph(), machine())
+    assert chosen.context == 1024 and chosen.page_count == 4 * 16
+    assert chosen.limits.max_batch == 4 and chosen.limits.token_budget == 256
+
+
+def test_pages_are_limited_by_memory():
+    chosen = resolve(EngineOptions(kv_memory_bytes=20 * 64 * 1024), graph(), machine())
+    assert chosen.page_count == 20 and chosen.context == 1024
+
+
+def test_a_context_nobody_asked_for_shrinks_to_the_memory():
+    chosen = resolve(EngineOptions(kv_memory_bytes=4 * 64 * 1024), graph(), machine())
+    assert chosen.page_count == 4 and chosen.context == 256
+
+
+def test_a_context_that_was_asked_for_does_not():
+    options = EngineOptions(kv_memory_bytes=4 * 64 * 1024, context=1024)
+    with pytest.raises(MachineError, match="1024 positions need 1 MB"):
+        resolve(options, graph(), machine())
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        EngineOptions(max_batch=0),
+        EngineOptions(max_batch=8, token_budget=4),
+        EngineOptions(context=2048),
+        EngineOptions(context=1),
+        EngineOptions(threads=0),
+        EngineOptions(kv_memory_bytes=0),
+    ],
+)
+def test_out_of_range_is_refused(options):
+    with pytest.raises(UnsupportedError):
+        resolve(options, graph(), machine())
+
+
+def test_a_large_batch_gets_a_budget_that_holds_it():
+    assert resolve(EngineOptions(max_batch=512), graph(), machine()).limits.token_budget == 512
