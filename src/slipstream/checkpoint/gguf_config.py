@@ -43,7 +43,8 @@ class _Fields:
         value = self._value(key, default)
         if type(value) not in (int, float):
             raise self._wrong(key, value, "a number")
-        single = np.float32(value)  # the file's 1e-5 is a float32; the model's was a decimal
+        with np.errstate(over="ignore"):
+            single = np.float32(value)  # the file's 1e-5 is a float32; the model's was a decimal
         return float(str(single)) if single == value else float(value)
 
     def has(self, key: str) -> bool:

@@ -35,6 +35,7 @@ _MOST_ELEMENTS = 1 << 22
 _MOST_DIMENSIONS = 4
 _LONGEST_NAME = 1 << 16
 _LARGEST_ALIGNMENT = 1 << 20
+_LARGEST_HEADER = 1 << 29
 
 _read_u32 = struct.Struct("<I").unpack_from
 _read_u64 = struct.Struct("<Q").unpack_from
@@ -169,7 +170,7 @@ def _read_value(buffer: Buffer, position: int, kind: int, key: str) -> tuple[Any
 def _read_string(buffer: Buffer, position: int, what: str, longest: int) -> tuple[str, int]:
     (length,) = _read_u64(buffer, position)
     start, end = position + 8, position + 8 + length
-    if length > longest or end > len(buffer):
+    if length > longest or end > _room(buffer):
         raise GGUFError(f"{what} is said to be {length} bytes long: the file is damaged or cut off")
     try:
         return buffer[start:end].decode("utf-8"), end
@@ -186,13 +187,13 @@ def _skip_array(buffer: Buffer, position: int, key: str) -> tuple[_Deferred, int
     if kind != _STRING and kind not in _SCALARS:
         raise GGUFError(f"the key {key!r} holds an array of unknown type {kind}")
     each = 8 if kind == _STRING else _SCALARS[kind].size
-    if count > _MOST_ELEMENTS or start + count * each > len(buffer):
+    if count > _MOST_ELEMENTS or start + count * each > _room(buffer):
         raise GGUFError(f"the key {key!r} is said to hold {count} elements: the file is damaged")
     if kind != _STRING:
         end = start + count * each
         return _Deferred(kind, count, start, end), end
     end = _skip_strings(buffer, start, count)
-    if end > len(buffer):
+    if end > _room(buffer):
         raise GGUFError(f"the strings of {key!r} do not fit into the file: it is damaged")
     return _Deferred(kind, count, start, end), end
 
@@ -223,6 +224,11 @@ def _decode_array(buffer: Buffer, key: str, array: _Deferred) -> list[Any]:
         raise GGUFError(
             f"the strings of {key!r} are not UTF-8 text: the file is damaged"
         ) from error
+
+
+def _room(buffer: Buffer) -> int:
+    """Where the header must end: at the end of the file, and within what can be held in memory."""
+    return min(len(buffer), _LARGEST_HEADER)
 
 
 def _alignment(value: Any) -> int:
