@@ -145,7 +145,7 @@ def test_bad_utf8_within_an_array_is_an_error_when_it_is_read(tmp_path, gguf_byt
 @pytest.mark.parametrize("position", [8, 16])
 @pytest.mark.parametrize("count", [1 << 63, -1, 1 << 40, 1 << 17])
 def test_absurd_counts_are_refused_before_anything_is_allocated(tmp_path, tiny, position, count):
-    with pytest.raises(GGUFError, match="announces|cut off"):
+    with pytest.raises(GGUFError, match=r"announces|cut off"):
         opened(tmp_path, with_u64(tiny, position, count))
 
 
@@ -184,7 +184,7 @@ def test_wrong_offsets_are_refused(tmp_path, gguf_bytes, offset, words):
 def test_names_and_keys_may_appear_once(tmp_path, gguf_bytes):
     with pytest.raises(GGUFError, match="two tensors are called 'first'"):
         opened(tmp_path, two_tensors(gguf_bytes).replace(b"other", b"first"))
-    with pytest.raises(GGUFError, match="'key.a' appears twice"):
+    with pytest.raises(GGUFError, match=r"'key.a' appears twice"):
         opened(tmp_path, gguf_bytes({"key.a": 1, "key.b": 2}).replace(b"key.b", b"key.a"))
 
 
@@ -230,7 +230,7 @@ def test_wrong_sets_of_parts_are_refused(tmp_path, gguf_bytes):
     with pytest.raises(GGUFError, match="not a part of the same model"):
         GGUFFile(paths[0])
     paths[1].unlink()
-    with pytest.raises(GGUFError, match="00002-of-00003.gguf is missing"):
+    with pytest.raises(GGUFError, match=r"00002-of-00003.gguf is missing"):
         GGUFFile(paths[0])
     paths[0].rename(tmp_path / "renamed.gguf")
     with pytest.raises(GGUFError, match="name them"):

@@ -6,6 +6,8 @@ import gguf
 import numpy as np
 import pytest
 import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 
 from slipstream.checkpoint.gguf_checkpoint import GGUFCheckpoint
 from slipstream.checkpoint.gguf_names import ARCHITECTURES, hugging_face_names
@@ -250,9 +252,6 @@ def test_smollm2_reads_as_the_gguf_package_reads_it(smollm2_path):
 
 @pytest.mark.slow
 def test_smollm2_has_the_weights_that_transformers_reads(smollm2_path):
-    from transformers import LlamaConfig, LlamaForCausalLM
-    from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
-
     config = load_gguf_checkpoint(str(smollm2_path))["config"]
     with torch.device("meta"):
         model = LlamaForCausalLM(LlamaConfig(**config))

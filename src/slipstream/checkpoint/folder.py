@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from slipstream.checkpoint.checkpoint import TokenizerData
+from slipstream.checkpoint.compressed_tensors import CompressedTensors
 from slipstream.checkpoint.json_file import read_object, read_text
 from slipstream.checkpoint.safetensors import Shards
 from slipstream.errors import FileFormatError, UnsupportedError
@@ -89,8 +90,6 @@ def _reader(config: Mapping[str, Any], shards: Shards) -> _Reader:
             f"weights quantized by {str(method)[:40]!r} are not supported: use the original model,"
             " a GGUF file, or one in the compressed-tensors layout"
         )
-    from slipstream.checkpoint.compressed_tensors import CompressedTensors
-
     return CompressedTensors(config, shards)
 
 
