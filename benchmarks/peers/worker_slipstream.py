@@ -25,7 +25,8 @@ class Slipstream:
     def __init__(self, settings: Mapping[str, Any]) -> None:
         model = load(settings["model"])
         options = NativeOptions(threads=settings["threads"], activations=settings["activations"])
-        self.program = compile_native(model.graph, model.weights, options)
+        wishes = model.checkpoint.activations
+        self.program = compile_native(model.graph, model.weights, options, settings=wishes)
         self.kv = self.program.new_kv(CONTEXT // PAGE_SIZE)
         self.vocabulary = model.graph.vocabulary
 

@@ -11,7 +11,6 @@ from dataclasses import asdict
 from pathlib import Path
 
 from slipstream.backends.native import NativeOptions, compile_native
-
 from slipstream.bench.offline import Contestant
 from slipstream.bench.workload import Workload
 from slipstream.errors import SlipstreamError
@@ -42,7 +41,9 @@ def main(job_text: str) -> None:
     """Runs the job that `peak_memory_bytes` describes; prints the bytes."""
     job = json.loads(job_text)
     model = load(job["model"])
-    program = compile_native(model.graph, model.weights, NativeOptions(**job["options"]))
+    options = NativeOptions(**job["options"])
+    wishes = model.checkpoint.activations
+    program = compile_native(model.graph, model.weights, options, settings=wishes)
     Contestant(program, Workload(**job["workload"])).turn()
     print(own_peak_bytes())
 
