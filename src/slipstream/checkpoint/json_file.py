@@ -5,6 +5,7 @@ type) is one FileFormatError, or the kind of it that the caller names.
 """
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -47,9 +48,9 @@ def read_bytes(path: Path, error: type[FileFormatError] = FileFormatError) -> by
     """The bytes of a small file."""
     try:
         with open(path, "rb") as file:
-            content = file.read(LARGEST_JSON + 1)
+            size = os.fstat(file.fileno()).st_size
+            if size > LARGEST_JSON:
+                raise error(f"{path.name} is larger than {LARGEST_JSON >> 20} MiB: it is no config")
+            return file.read(size)
     except OSError as cause:
         raise error(f"{path} cannot be read: {cause.strerror}") from cause
-    if len(content) > LARGEST_JSON:
-        raise error(f"{path.name} is larger than {LARGEST_JSON >> 20} MiB: it is no config")
-    return content
