@@ -1,0 +1,165 @@
+"""Writing quantized tensors in the compressed-tensors layout, so that others can load them too.
+
+`artifact.write_artifact` calls `plan_layout` once for a model and `encode` once per tensor. What
+is written is what `compressed_tensors` reads back, to the bit.
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from slipstream.checkpoint.compressed_tensors_scheme import (
+    Layout,
+    Scheme,
+    is_embedding,
+    write_group,
+)
+from slipstream.errors import UnsupportedError
+from slipstream.formats.affine import unpack_nibbles
+from slipstream.formats.tensor import Affine, AffineTensor, DenseTensor, Tensor
+from slipstream.graph.ops import Activations
+
+HEAD = "lm_head"
+
+
+@dataclass(frozen=True)
+class LayoutPlan:
+    """Where each quantized module goes. `tied` names the embedding that the head is a copy of."""
+
+    schemes: Mapping[str, Scheme]
+    config: Mapping[str, Any]
+    tied: str | None = None
+
+
+def plan_layout(
+    tensors: Mapping[str, Tensor],
+    activations: Mapping[str, Activations],
+    *,
+    tied: bool,
+) -> LayoutPlan | None:
+    """The ``quantization_config`` for `tensors`; None if all are dense.
+
+    Weights that `activations` does not name run on float32 inputs. With `tied`, the head shares a
+    quantized embedding: its scheme is written for both, since others do not tie such weights.
+    """
+    schemes: dict[str, Scheme] = {}
+    dense: list[str] = []
+    embedding: str | None = None
+    for name in tensors:
+        tensor, module = tensors[name], name.removesuffix(".weight")
+        if isinstance(tensor, AffineTensor):
+            schemes[module] = _scheme(name, tensor.format, activations.get(name, Activations()))
+            embedding = module if is_embedding(module) else embedding
+        elif module != name and len(tensor.shape) == 2 and not is_embedding(module):
+            dense.append(module)
+    if not schemes:
+        return None
+    shared = embedding if tied and HEAD not in schemes else None
+    if shared is not None:
+        schemes[HEAD] = schemes[shared]
+    elif HEAD not in schemes and HEAD not in dense:
+        dense.append(HEAD)
+    return LayoutPlan(schemes, _config(schemes, sorted(dense)), shared)
+
+
+def _scheme(name: str, form: Affine, activations: Activations) -> Scheme:
+    module = name.removesuffix(".weight")
+    if module == name:
+        raise UnsupportedError(f"{name} is quantized, but compressed-tensors only holds X.weight")
+    if form.zero == "minimum":
+        raise UnsupportedError(
+            f"{name} has float minimums (as GGUF's Q4_1 and Q4_K), which compressed-tensors cannot "
+            "hold: round it again to a symmetric or zero_point format first"
+        )
+    return Scheme(form, activations, _layout(module, form, activations))
+
+
+def _layout(module: str, form: Affine, activations: Activations) -> Layout:
+    """What others can load.
+
+    vLLM wants weight-only matrices packed. transformers (5.23) loads only plain embeddings, and no
+    packed zero points: those are avoided for 8 bits, for 4 they would cost twice the size.
+    """
+    if is_embedding(module):
+        return "int-quantized"
+    plain = form.bits == 8 and (activations.bits == 8 or form.zero == "zero_point")
+    return "int-quantized" if plain else "pack-quantized"
+
+
+def _config(schemes: Mapping[str, Scheme], ignore: list[str]) -> dict[str, Any]:
+    """The commonest scheme of linears is everybody's; the others name their modules."""
+    members: defaultdict[Scheme, list[str]] = defaultdict(list)
+    for module, scheme in sorted(schemes.items()):
+        members[scheme].append(module)
+    ordered = sorted(members.items(), key=lambda item: (-len(item[1]), item[1]))
+    groups = {}
+    for index, (scheme, modules) in enumerate(reversed(ordered)):
+        last = index == len(ordered) - 1
+        named = [module for module in modules if not last or is_embedding(module)]
+        targets = [*named, "Linear"] if last else named
+        groups[f"group_{index}"] = write_group(scheme, targets)
+    layouts = {scheme.layout for scheme in members}
+    return {
+        "quant_method": "compressed-tensors",
+        "format": layouts.pop() if len(layouts) == 1 else "mixed-precision",
+        "quantization_status": "compressed",
+        "config_groups": groups,
+        "ignore": ignore,
+        "kv_cache_scheme": None,
+        "global_compression_ratio": None,
+    }
+
+
+def encode(name: str, tensor: Tensor, plan: LayoutPlan | None) -> dict[str, NDArray]:
+    """The arrays that stand for one tensor, the tied head's copies among them."""
+    if isinstance(tensor, DenseTensor):
+        return {name: tensor.data}
+    assert plan is not None, "a quantized tensor needs a plan"
+    module = name.removesuffix(".weight")
+    arrays = _parts(tensor, plan.schemes[module].layout)
+    named = {f"{module}.{part}": array for part, array in arrays.items()}
+    if module == plan.tied:
+        named |= {f"{HEAD}.{part}": array for part, array in arrays.items() if part != "weight"}
+    return named
+
+
+def _parts(tensor: AffineTensor, layout: Layout | None) -> dict[str, NDArray]:
+    rows, width = tensor.shape
+    bits = tensor.format.bits
+    parts: dict[str, NDArray] = {"weight_scale": tensor.scales}
+    if layout == "int-quantized":
+        parts["weight"] = _signed(tensor.codes, bits)
+        if tensor.offsets is not None:
+            zeros = tensor.offsets
+            parts["weight_zero_point"] = zeros if bits == 8 else zeros.view(np.int8) - np.int8(8)
+        return parts
+    codes = tensor.codes if bits == 4 else tensor.codes.view(np.uint8) ^ 0x80
+    parts["weight_packed"] = _words(codes)
+    parts["weight_shape"] = np.array([rows, width], np.int64)
+    if tensor.offsets is not None:
+        zeros = tensor.offsets if bits == 4 else tensor.offsets.view(np.uint8) ^ 0x80
+        parts["weight_zero_point"] = np.ascontiguousarray(pack_words(zeros.T, bits).T)
+    return parts
+
+
+def _signed(codes: NDArray, bits: int) -> NDArray[np.int8]:
+    """One int8 per code, as compressed-tensors counts them (4 bits: -8…7)."""
+    return codes if bits == 8 else unpack_nibbles(codes).view(np.int8) - np.int8(8)
+
+
+def pack_words(values: NDArray[np.uint8], bits: int) -> NDArray[np.int32]:
+    """uint8 [R, N] of `bits` each → int32 [R, ⌈N·bits/32⌉], low bits first, padded with zeros."""
+    if bits == 4:
+        values = np.pad(values, ((0, 0), (0, values.shape[1] % 2)))
+        values = values[:, 0::2] | values[:, 1::2] << 4
+    return _words(values)
+
+
+def _words(data: NDArray[np.uint8]) -> NDArray[np.int32]:
+    """Bytes as little-endian words, each row padded to whole ones."""
+    padded = np.pad(data, ((0, 0), (0, -data.shape[1] % 4))) if data.shape[1] % 4 else data
+    return np.ascontiguousarray(padded).view("<i4")
