@@ -108,6 +108,11 @@ def test_the_same_seed_gives_the_same_tokens() -> None:
     assert (Workload(seed=3).ids(100) != Workload(seed=4).ids(100)).any()
 
 
+def test_given_tokens_are_repeated_to_the_length() -> None:
+    ids = Workload(5, 1, 2, streams=2, given=(7, 8)).ids(100)
+    assert ids.tolist() == [[7, 8, 7, 8, 7]] * 2
+
+
 @pytest.mark.parametrize("wrong", [{"prompt_tokens": -1}, {"depth": 0}, {"streams": 0}])
 def test_a_senseless_workload_is_refused(wrong: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="at least 1"):

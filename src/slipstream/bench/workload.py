@@ -1,8 +1,8 @@
 """What is run while the clock runs: token ids and the batches that feed them, made beforehand.
 
 A prompt is processed in one go (`prefill_batch`); decoding feeds one token per stream and step
-(`decode_batches`). The ids are random but the same for every contestant, as the time of a step does
-not depend on them.
+(`decode_batches`). The ids are the same for every contestant; random ones do, as the time of a step
+does not depend on them.
 """
 
 from collections.abc import Iterator
@@ -26,6 +26,7 @@ class Workload:
     depth: int = 8
     streams: int = 1
     seed: int = 0
+    given: tuple[int, ...] = ()  # ids to use instead of random ones, repeated as needed
 
     def __post_init__(self) -> None:
         if min(self.prompt_tokens, self.decode_tokens) < 0 or min(self.depth, self.streams) < 1:
@@ -47,7 +48,11 @@ class Workload:
         return self.pages_each * self.streams
 
     def ids(self, vocabulary: int) -> NDArray[np.int32]:
-        """int32 [streams, positions]: tokens drawn from the whole vocabulary."""
+        """int32 [streams, positions]: drawn from the whole vocabulary, or the given ones."""
+        if self.given:
+            return np.tile(np.resize(self.given, self.positions), (self.streams, 1)).astype(
+                np.int32
+            )
         draw = np.random.default_rng(self.seed)
         return draw.integers(vocabulary, size=(self.streams, self.positions), dtype=np.int32)
 
