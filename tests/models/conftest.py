@@ -5,8 +5,9 @@ odd enough to show a mistake (grouped heads, a head wider than width / heads, pr
 windows and than the context before rotary scaling).
 """
 
+import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,7 @@ import pytest
 from numpy.typing import NDArray
 
 from slipstream.backends.reference import ReferenceProgram, compile_reference
-from slipstream.checkpoint.checkpoint import TokenizerData
-from slipstream.formats.tensor import DenseTensor, Tensor
+from slipstream.checkpoint.folder import FolderCheckpoint
 from slipstream.models.blocks import Blueprint
 from slipstream.models.registry import blueprint_of
 from slipstream.models.weights import Weights
@@ -137,33 +137,13 @@ CASES: dict[str, Case] = {
 
 
 @dataclass
-class MemoryCheckpoint:
-    """A checkpoint whose tensors are arrays in memory."""
-
-    config: dict[str, Any]
-    tensors: dict[str, NDArray[Any]]
-    path: Path = Path("in-memory")
-    tokenizer: TokenizerData = field(default_factory=TokenizerData)
-    activations: dict[str, Any] = field(default_factory=dict)
-
-    def names(self) -> Sequence[str]:
-        return sorted(self.tensors)
-
-    def tensor(self, name: str) -> Tensor:
-        return DenseTensor(self.tensors[name])
-
-    def identity(self) -> str:
-        return "0" * 64
-
-
-@dataclass
 class Tiny:
     """A tiny model in both worlds."""
 
     name: str
     folder: Path
     truth: Any  # the transformers model
-    checkpoint: MemoryCheckpoint
+    checkpoint: FolderCheckpoint
     blueprint: Blueprint
     prompts: list[NDArray[np.int32]]
 
@@ -175,32 +155,27 @@ class Tiny:
         return compile_reference(self.blueprint.graph, self.weights, **options)
 
     def true_logits(self, ids: NDArray[np.int32]) -> NDArray[np.float32]:
-        import torch
-
+        torch = pytest.importorskip("torch")
         with torch.no_grad():
             output = self.truth(torch.tensor(ids[None].astype(np.int64)), use_cache=False)
         return output.logits[0].numpy()
 
 
 def make_tiny(name: str, folder: Path) -> Tiny:
-    from safetensors.numpy import load_file
-
     case = CASES[name]
     model = random_model(case)
     model.save_pretrained(folder)
     config = {**json.loads((folder / "config.json").read_text()), **case.hints}
     (folder / "config.json").write_text(json.dumps(config))
-    checkpoint = MemoryCheckpoint(config, load_file(folder / "model.safetensors"))
+    checkpoint = FolderCheckpoint(folder)
     rng = np.random.default_rng(0)
     prompts = [rng.integers(0, 97, count).astype(np.int32) for count in case.prompts]
-    return Tiny(name, folder, model, checkpoint, blueprint_of(config), prompts)
+    return Tiny(name, folder, model, checkpoint, blueprint_of(checkpoint.config), prompts)
 
 
 def random_model(case: Case) -> Any:
     """Weights large enough that attention is far from uniform and caps are felt."""
-    import torch
-    import transformers
-
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
     torch.set_num_threads(1)
     torch.manual_seed(0)
     suffix = "TextConfig" if case.model == "Gemma3" else "Config"
@@ -216,19 +191,12 @@ def random_model(case: Case) -> Any:
 
 
 @pytest.fixture(scope="session")
-def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tiny]:
-    """Those made so far in this session; `tiny` fills it."""
-    return {}
+def tiny_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Tiny]:
+    """The tiny model of a case; each is made once in a session."""
+    return functools.cache(lambda name: make_tiny(name, tmp_path_factory.mktemp(name)))
 
 
 @pytest.fixture(params=sorted(CASES))
-def tiny(
-    request: pytest.FixtureRequest,
-    tiny_models: dict[str, Tiny],
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Tiny:
+def tiny(request: pytest.FixtureRequest, tiny_of: Callable[[str], Tiny]) -> Tiny:
     """One case after another."""
-    name = request.param
-    if name not in tiny_models:
-        tiny_models[name] = make_tiny(name, tmp_path_factory.mktemp(name))
-    return tiny_models[name]
+    return tiny_of(request.param)

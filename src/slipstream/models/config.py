@@ -4,7 +4,6 @@ A config is a stranger's file. Each reader says what it accepts, and refuses any
 FileFormatError that names the field; what is well-formed but not served is an UnsupportedError.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar, overload
@@ -17,6 +16,7 @@ T = TypeVar("T")
 LARGEST = 2**31 - 1
 LARGEST_WIDTH = 2**20
 LARGEST_LAYERS = 4096
+SMALLEST, VAST = 1e-30, 1e30
 
 
 class _Required:
@@ -59,9 +59,9 @@ class Config:
     def number(
         self, name: str, default: float | _Required = REQUIRED, *, least: float = 0.0
     ) -> float:
-        """A finite number above `least`."""
+        """A number above `least`, neither vast nor vanishing."""
         value = self._value(name, default)
-        if not _is_number(value) or not least < value <= 1e30:
+        if not _is_number(value) or not max(least, SMALLEST) < value <= VAST:
             raise self._wrong(name, f"a number above {least:g}", value)
         return float(value)
 
@@ -79,7 +79,7 @@ class Config:
     def numbers(self, name: str, count: int) -> tuple[float, ...]:
         """A list of exactly `count` numbers above zero."""
         values = self._list(name, count)
-        if not all(_is_number(value) and 0 < value <= 1e30 for value in values):
+        if not all(_is_number(value) and SMALLEST < value <= VAST for value in values):
             raise self._wrong(name, "a list of numbers above zero", values)
         return tuple(float(value) for value in values)
 
@@ -102,7 +102,7 @@ class Config:
     def norm_offset(self, default: float) -> float:
         """What is added to norm weights: GGUF files hold sums already, and say so by this hint."""
         value = self._value("slipstream_norm_offset", default)
-        if not _is_number(value):
+        if not _is_number(value) or not -VAST <= value <= VAST:
             raise self._wrong("slipstream_norm_offset", "a number", value)
         return float(value)
 
@@ -144,7 +144,7 @@ class Config:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _shown(value: Any) -> str:

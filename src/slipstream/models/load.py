@@ -5,9 +5,8 @@ name → path (sources) → checkpoint (open) → config → graph, lazy weights
 
 from pathlib import Path
 
-from slipstream.checkpoint.open import open_checkpoint
-
 from slipstream.checkpoint.checkpoint import Checkpoint
+from slipstream.checkpoint.open import open_checkpoint
 from slipstream.checkpoint.sources import resolve
 from slipstream.models.model import Model
 from slipstream.models.registry import blueprint_of

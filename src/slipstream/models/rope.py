@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slipstream.errors import FileFormatError
-from slipstream.models.config import Config, Sizes
+from slipstream.models.config import VAST, Config, Sizes
 
 Frequencies = NDArray[np.float64]
 
@@ -91,6 +91,8 @@ def _parameters(config: Config, kind: str | None) -> Config:
 
 
 def _rope(frequencies: Frequencies, attention_factor: float, context: int) -> Rope:
+    if not 0 <= frequencies.min() <= frequencies.max() <= VAST:
+        raise FileFormatError("config: the rotary parameters give frequencies that are not finite")
     rounded = tuple(float(f) for f in frequencies.astype(np.float32))
     return Rope(rounded, attention_factor, context)
 
