@@ -5,6 +5,8 @@
 #include <cstddef>
 #include <utility>
 
+#include "isa/inline.h"
+
 namespace slipstream {
 
 constexpr std::size_t kCacheLine = 64;
@@ -26,9 +28,9 @@ class AlignedBuffer {
   AlignedBuffer(const AlignedBuffer&) = delete;
   AlignedBuffer& operator=(const AlignedBuffer&) = delete;
 
-  std::byte* data() { return data_; }
-  const std::byte* data() const { return data_; }
-  std::size_t size() const { return size_; }
+  SLIPSTREAM_INLINE std::byte* data() { return data_; }
+  SLIPSTREAM_INLINE const std::byte* data() const { return data_; }
+  SLIPSTREAM_INLINE std::size_t size() const { return size_; }
 
  private:
   std::byte* data_ = nullptr;
@@ -39,10 +41,7 @@ class AlignedBuffer {
 class Scratch {
  public:
   // At least `size_bytes`, aligned to a cache line, valid until the next call; contents undefined.
-  std::byte* reserve(std::size_t size_bytes) {
-    if (buffer_.size() < size_bytes) buffer_ = AlignedBuffer(size_bytes);
-    return buffer_.data();
-  }
+  std::byte* reserve(std::size_t size_bytes);
 
  private:
   AlignedBuffer buffer_;

@@ -18,6 +18,8 @@
 
 #include <cstdint>
 
+#include "isa/inline.h"
+
 #if defined(SLIPSTREAM_ISA_AMX)
 #define SLIPSTREAM_ISA amx
 #elif defined(SLIPSTREAM_ISA_AVX512)
@@ -27,9 +29,6 @@
 #else
 #define SLIPSTREAM_ISA portable
 #endif
-
-// What is called from a loop over lanes must vanish into it.
-#define SLIPSTREAM_INLINE inline __attribute__((always_inline))
 
 #if defined(SLIPSTREAM_ISA_AMX) || defined(SLIPSTREAM_ISA_AVX512)
 #include "isa/vec_avx512.h"

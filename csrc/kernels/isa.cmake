@@ -22,7 +22,7 @@ endif()
 
 set(SLIPSTREAM_FLAGS_portable "" CACHE INTERNAL "")
 set(SLIPSTREAM_FLAGS_avx2 -mavx2 -mfma -mf16c CACHE INTERNAL "")
-set(SLIPSTREAM_FLAGS_avx512
+set(SLIPSTREAM_FLAGS_avx512 -Wno-uninitialized -Wno-maybe-uninitialized  # false alarms of g++ 12
     -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni
     CACHE INTERNAL "")
 set(SLIPSTREAM_FLAGS_amx ${SLIPSTREAM_FLAGS_avx512} -mamx-tile -mamx-int8 CACHE INTERNAL "")

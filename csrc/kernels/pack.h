@@ -16,6 +16,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "isa/inline.h"
 #include "isa/memory.h"
 
 namespace slipstream {
@@ -40,7 +41,7 @@ struct MatrixFormat {
   bool has_minimums = false;
   ScaleFormat minimums = ScaleFormat::f32;
 
-  bool dense() const { return codes < CodeFormat::int8; }
+  SLIPSTREAM_INLINE bool dense() const { return codes < CodeFormat::int8; }
 };
 
 // What an affine matrix adds: nothing, a float minimum, or an integer zero point.
@@ -65,23 +66,27 @@ class PackedMatrix {
   // Zeroed memory of the right size; std::invalid_argument for a format that has no kernel.
   PackedMatrix(const MatrixFormat& format, int64_t outputs, int64_t inputs);
 
-  const MatrixFormat& format() const { return format_; }
-  int64_t outputs() const { return outputs_; }
-  int64_t inputs() const { return inputs_; }
-  int64_t inputs_padded() const;
-  int64_t groups() const { return groups_; }  // scales of one output; 0 for dense
-  int64_t panels() const { return (outputs_ + kPanelOutputs - 1) / kPanelOutputs; }
-  std::size_t panel_bytes() const { return panel_bytes_; }
-  std::size_t size_bytes() const { return memory_.size(); }
+  SLIPSTREAM_INLINE const MatrixFormat& format() const { return format_; }
+  SLIPSTREAM_INLINE int64_t outputs() const { return outputs_; }
+  SLIPSTREAM_INLINE int64_t inputs() const { return inputs_; }
+  SLIPSTREAM_INLINE int64_t inputs_padded() const {
+    return (inputs_ + kInputPadding - 1) / kInputPadding * kInputPadding;
+  }
+  SLIPSTREAM_INLINE int64_t groups() const { return groups_; }  // scales of one output; 0 for dense
+  SLIPSTREAM_INLINE int64_t panels() const {
+    return (outputs_ + kPanelOutputs - 1) / kPanelOutputs;
+  }
+  SLIPSTREAM_INLINE std::size_t panel_bytes() const { return panel_bytes_; }
+  SLIPSTREAM_INLINE std::size_t size_bytes() const { return memory_.size(); }
 
-  std::byte* codes(int64_t panel) { return memory_.data() + std::size_t(panel) * panel_bytes_; }
-  const std::byte* codes(int64_t panel) const {
+  SLIPSTREAM_INLINE std::byte* codes(int64_t panel) { return memory_.data() + std::size_t(panel) * panel_bytes_; }
+  SLIPSTREAM_INLINE const std::byte* codes(int64_t panel) const {
     return memory_.data() + std::size_t(panel) * panel_bytes_;
   }
-  const std::byte* scales(int64_t panel) const { return codes(panel) + scales_at_; }
-  const std::byte* minimums(int64_t panel) const { return codes(panel) + minimums_at_; }
-  std::byte* scales(int64_t panel) { return codes(panel) + scales_at_; }
-  std::byte* minimums(int64_t panel) { return codes(panel) + minimums_at_; }
+  SLIPSTREAM_INLINE const std::byte* scales(int64_t panel) const { return codes(panel) + scales_at_; }
+  SLIPSTREAM_INLINE const std::byte* minimums(int64_t panel) const { return codes(panel) + minimums_at_; }
+  SLIPSTREAM_INLINE std::byte* scales(int64_t panel) { return codes(panel) + scales_at_; }
+  SLIPSTREAM_INLINE std::byte* minimums(int64_t panel) { return codes(panel) + minimums_at_; }
 
  private:
   MatrixFormat format_;

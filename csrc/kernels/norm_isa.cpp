@@ -1,34 +1,39 @@
-// Root-mean-square and layer norms. Sums are kept in 16 lanes (lane i takes elements i, i + 16, …)
-// and added up in the fixed tree of isa/vec.h.
+// Sums are kept in 16 lanes (lane i takes elements i, i + 16, …) and added up in the fixed tree of
+// isa/vec.h.
 
 #include "kernels/norm.h"
 
 #include <cmath>
+#include <cstddef>
 
-#include "isa/vec.h"
+#include "kernels/chunks.h"
 
 namespace slipstream::SLIPSTREAM_ISA {
 namespace {
 
-SLIPSTREAM_INLINE int lanes_left(int width, int i) { return width - i < 16 ? width - i : 16; }
-
 float sum_of(const float* x, int width) {
   f32x16 total = zero_f32();
-  int i = 0;
-  for (; i + 16 <= width; i += 16) total = total + load(x + i);
-  if (i < width) total = total + load(x + i, width - i);
+  for (int i = 0; i < width; i += 16) total = total + load_chunk(x + i, chunk_size(width, i));
   return sum(total);
 }
 
 float sum_of_squares(const float* x, int width) {
   f32x16 total = zero_f32();
-  int i = 0;
-  for (; i + 16 <= width; i += 16) {
-    const f32x16 v = load(x + i);
+  for (int i = 0; i < width; i += 16) {
+    const f32x16 v = load_chunk(x + i, chunk_size(width, i));
     total = fma(v, v, total);
   }
-  if (i < width) {
-    const f32x16 v = load(x + i, width - i);
+  return sum(total);
+}
+
+// Of the distances from `mean`, which lanes beyond the row must not count as their own.
+float sum_of_squared_distances(const float* x, float mean, int width) {
+  alignas(64) float centre[16];
+  store(centre, set1(mean));
+  f32x16 total = zero_f32();
+  for (int i = 0; i < width; i += 16) {
+    const int n = chunk_size(width, i);
+    const f32x16 v = load_chunk(x + i, n) - load_chunk(centre, n);
     total = fma(v, v, total);
   }
   return sum(total);
@@ -38,20 +43,10 @@ void norm_rms_piece(const NormShape& shape, const float* x, float* out) {
   const float mean = sum_of_squares(x, shape.width) / float(shape.width);
   const f32x16 inverse = set1(1.0f / std::sqrt(mean + shape.epsilon));
   for (int i = 0; i < shape.width; i += 16) {
-    const int n = lanes_left(shape.width, i);
-    store(out + i, (load(x + i, n) * inverse) * load(shape.weights + i, n), n);
+    const int n = chunk_size(shape.width, i);
+    const f32x16 v = load_chunk(x + i, n) * inverse;
+    store_chunk(out + i, v * load_chunk(shape.weights + i, n), n);
   }
-}
-
-float sum_of_squared_distances(const float* x, float mean, int width) {
-  f32x16 total = zero_f32();
-  for (int i = 0; i < width; i += 16) {
-    const int n = lanes_left(width, i);
-    // Lanes beyond the row are (0 - mean) without this select.
-    const f32x16 v = n == 16 ? load(x + i) - set1(mean) : load(x + i, n) - load_repeated(mean, n);
-    total = fma(v, v, total);
-  }
-  return sum(total);
 }
 
 void norm_layer_piece(const NormShape& shape, const float* x, float* out) {
@@ -60,10 +55,11 @@ void norm_layer_piece(const NormShape& shape, const float* x, float* out) {
   const f32x16 centre = set1(mean);
   const f32x16 inverse = set1(1.0f / std::sqrt(variance + shape.epsilon));
   for (int i = 0; i < shape.width; i += 16) {
-    const int n = lanes_left(shape.width, i);
-    f32x16 v = ((load(x + i, n) - centre) * inverse) * load(shape.weights + i, n);
-    if (shape.biases != nullptr) v = v + load(shape.biases + i, n);
-    store(out + i, v, n);
+    const int n = chunk_size(shape.width, i);
+    f32x16 v = (load_chunk(x + i, n) - centre) * inverse;
+    v = v * load_chunk(shape.weights + i, n);
+    if (shape.biases != nullptr) v = v + load_chunk(shape.biases + i, n);
+    store_chunk(out + i, v, n);
   }
 }
 
@@ -80,8 +76,8 @@ void norm(const NormShape& shape, const float* x, float* out) {
 
 void add_norm(const NormShape& shape, const float* a, const float* b, float* sum, float* out) {
   for (int i = 0; i < shape.width; i += 16) {
-    const int n = lanes_left(shape.width, i);
-    store(sum + i, load(a + i, n) + load(b + i, n), n);
+    const int n = chunk_size(shape.width, i);
+    store_chunk(sum + i, load_chunk(a + i, n) + load_chunk(b + i, n), n);
   }
   norm(shape, sum, out);
 }

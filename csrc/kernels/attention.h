@@ -1,0 +1,69 @@
+// Attention of a few queries to the pages of one key/value head.
+//
+// The order of operations is fixed, whatever the threads: keys in tiles of 64 positions (one page),
+// tiles merged in ascending order within a split of 512 positions (`attend`), splits merged in
+// ascending order (`merge`). A key that a query does not see contributes exactly nothing.
+//
+//   positions  0        64       128              512                  1024
+//   tiles      |  page  |  page  |  …  |  page  |  …
+//   splits     |           split 0              |      split 1         |  …
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "isa/isa.h"
+
+namespace slipstream {
+
+constexpr int kTile = 64;
+constexpr int kSplit = 512;
+constexpr int kQueryBlock = 6;  // 6 queries × 16 keys fill 12 of AVX2's 16 registers
+
+struct AttentionShape {
+  int head_dim;
+  float scale;
+  float soft_cap;  // 0: none
+  bool bfloat16;   // the pages hold bfloat16, else float32
+};
+
+// One sequence's pages of one key/value head.
+struct HeadPages {
+  const std::byte* keys;       // of page 0: [head_dim][64]
+  const std::byte* values;     // of page 0: [64][head_dim]
+  std::size_t page_bytes;      // from page to page
+  const std::int32_t* pages;   // the sequence's page numbers in order
+};
+
+// Up to kQueryBlock queries and the positions that each sees: first … last - 1.
+struct QueryBlock {
+  int count;
+  const float* queries[kQueryBlock];  // [head_dim]
+  float* states[kQueryBlock];         // state_size(head_dim)
+  std::int32_t rows[kQueryBlock];     // of the batch, and query heads: for the caller
+  std::int32_t heads[kQueryBlock];
+  std::int32_t first[kQueryBlock];
+  std::int32_t last[kQueryBlock];
+};
+
+// What a query has gathered: the largest score, the sum of weights, then at 16 the weighted sum of
+// values [head_dim, padded to 16]. In floats, a multiple of 16.
+constexpr int state_size(int head_dim) { return 16 + (head_dim + 15) / 16 * 16; }
+
+struct AttentionKernels {
+  // Sets the states of the block to what its queries gather in `split`; those that see nothing of
+  // the split are left as they are.
+  void (*attend)(const AttentionShape& shape, const HeadPages& pages, const QueryBlock& block,
+                 int split);
+  // into = into and from together; `from` is of the later split.
+  void (*merge)(int head_dim, float* into, const float* from);
+  // out [head_dim] = the weighted mean of the values.
+  void (*finish)(int head_dim, const float* state, float* out);
+  // Writes one position's key and value [head_dim] of one head into slot 0 … 63 of its page.
+  void (*write)(const AttentionShape& shape, const float* key, const float* value, std::byte* keys,
+                std::byte* values, int slot);
+};
+
+const AttentionKernels& attention_kernels(Isa isa);
+
+}  // namespace slipstream

@@ -1,0 +1,77 @@
+// One packed matrix of any format against float32 rows: picks direct or blocked, compiled per
+// instruction set.
+#pragma once
+
+#include "kernels/linear_float.h"
+
+namespace slipstream::SLIPSTREAM_ISA {
+
+class FloatProduct {
+ public:
+  static constexpr int64_t kDirectRows = 2;
+
+  static int64_t bytes(int64_t rows) {
+    return Pieces::bytes<float>(rows * kLanes) + Pieces::bytes<float>(kBlockInputs * kLanes);
+  }
+
+  FloatProduct(const FloatRows& x, const PackedMatrix& matrix, int64_t rows, std::byte* memory)
+      : matrix_(matrix), x_(x), row_count_(rows) {
+    Pieces pieces(memory);
+    sums_ = pieces.take<float>(rows * kLanes);
+    block_ = pieces.take<float>(kBlockInputs * kLanes);
+  }
+
+  // How many panels, of `left`, one call of panels() takes.
+  int64_t panels_at_once(int64_t left) const {
+    return row_count_ <= kDirectRows && left >= 2 ? 2 : 1;
+  }
+
+  // All rows × `count` panels from `index` on; panel p goes to outs[p].
+  void panels(int64_t index, int64_t count, const PanelOutput* outs) const {
+    switch (matrix_.format().codes) {
+      case CodeFormat::f32: return panels_of<DecodeF32>(index, count, outs);
+      case CodeFormat::f16: return panels_of<DecodeF16>(index, count, outs);
+      case CodeFormat::bf16: return panels_of<DecodeBf16>(index, count, outs);
+      case CodeFormat::int8: return panels_of<DecodeInt8>(index, count, outs);
+      case CodeFormat::int4: return panels_of<DecodeInt4>(index, count, outs);
+    }
+  }
+
+  void panel(int64_t index, const PanelOutput& out) const { panels(index, 1, &out); }
+
+ private:
+  template <class Decode>
+  void panels_of(int64_t index, int64_t count, const PanelOutput* outs) const {
+    if (row_count_ > kDirectRows) return blocked<Decode>(index, outs[0]);
+    if (count == 2)
+      return row_count_ == 2 ? direct_tile<Decode, 2, 2>(matrix_, index, x_, 0, outs)
+                             : direct_tile<Decode, 1, 2>(matrix_, index, x_, 0, outs);
+    if (row_count_ == 2) return direct_tile<Decode, 2, 1>(matrix_, index, x_, 0, outs);
+    direct_tile<Decode, 1, 1>(matrix_, index, x_, 0, outs);
+  }
+
+  template <class Decode>
+  void blocked(int64_t index, const PanelOutput& out) const {
+    const Panel panel = panel_of(matrix_, index);
+    const MatrixFormat& format = matrix_.format();
+    for (int64_t i = 0; i < row_count_; ++i) store(sums_ + i * kLanes, zero_f32());
+    for (int64_t k = 0; k < matrix_.inputs(); k += kBlockInputs) {
+      const int64_t end = smaller(k + kBlockInputs, matrix_.inputs());
+      const float* weights = block_;
+      if (format.codes == CodeFormat::f32)
+        weights = reinterpret_cast<const float*>(panel.codes) + k * kLanes;
+      else
+        decode_block<Decode>(panel, format.group, format.dense(), k, end, block_);
+      float_rows(weights, end - k, x_, k, row_count_, sums_);
+    }
+    for (int64_t i = 0; i < row_count_; ++i) store_output(out, i, load(sums_ + i * kLanes));
+  }
+
+  const PackedMatrix& matrix_;
+  FloatRows x_;
+  int64_t row_count_;
+  float* sums_ = nullptr;
+  float* block_ = nullptr;
+};
+
+}  // namespace slipstream::SLIPSTREAM_ISA

@@ -1,0 +1,34 @@
+// Picks the tables of the kernels that the step executor calls, by instruction set.
+
+#include "kernels/attention.h"
+#include "kernels/elementwise.h"
+#include "kernels/norm.h"
+#include "kernels/rotary.h"
+
+namespace slipstream {
+
+// These kernels use no tiles, so `amx` takes the table of `avx512`; see CMakeLists.txt.
+#if defined(SLIPSTREAM_X86)
+#define PICK_VECTOR_TABLE(isa, name)               \
+  ((isa) == Isa::portable ? portable::name         \
+   : (isa) == Isa::avx2   ? avx2::name             \
+                          : avx512::name)
+#else
+#define PICK_VECTOR_TABLE(isa, name) SLIPSTREAM_PICK_TABLE(isa, name)
+#endif
+
+SLIPSTREAM_DECLARE_TABLES(AttentionKernels, attention_table)
+SLIPSTREAM_DECLARE_TABLES(ElementwiseKernels, elementwise_table)
+SLIPSTREAM_DECLARE_TABLES(NormKernels, norm_table)
+SLIPSTREAM_DECLARE_TABLES(RotaryKernels, rotary_table)
+
+const AttentionKernels& attention_kernels(Isa isa) {
+  return PICK_VECTOR_TABLE(isa, attention_table);
+}
+const ElementwiseKernels& elementwise_kernels(Isa isa) {
+  return PICK_VECTOR_TABLE(isa, elementwise_table);
+}
+const NormKernels& norm_kernels(Isa isa) { return PICK_VECTOR_TABLE(isa, norm_table); }
+const RotaryKernels& rotary_kernels(Isa isa) { return PICK_VECTOR_TABLE(isa, rotary_table); }
+
+}  // namespace slipstream
