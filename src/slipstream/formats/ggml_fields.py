@@ -11,8 +11,22 @@ Bytes = NDArray[np.uint8]
 
 
 def halves(field: Bytes) -> NDArray[np.float16]:
-    """[B, 2n] bytes, not aligned → [B, n] float16."""
-    return np.ascontiguousarray(field).view(np.float16)
+    """[B, 2] bytes, not aligned → [B, 1] float16."""
+    numbers: NDArray[np.float16] = field.view(np.float16)
+    return numbers
+
+
+def gathered(field: Bytes) -> Bytes:
+    """The same bytes [B, 8 · n] without the gaps between blocks.
+
+    Column by column of 8 bytes: numpy copies one long strided column several times faster than many
+    short rows (Q4_1's 16 bytes of 20: three times, on Zen 3).
+    """
+    words = np.empty((len(field), field.shape[1] // 8), np.uint64)
+    source = field.view(np.uint64)
+    for column in range(words.shape[1]):
+        words[:, column] = source[:, column]
+    return words.view(np.uint8)
 
 
 def planes(field: Bytes, width: int, bits: int, count: int) -> Bytes:
@@ -33,11 +47,17 @@ def pack_split(field: Bytes, half: int, packed: Bytes) -> None:
     In each run of `half` bytes GGML keeps values 0…half-1 in the low nibbles and the next `half` in
     the high ones; we keep even values low and odd values high. Both fields are [B, n · half].
     """
-    pairs = np.ascontiguousarray(field).view("<u2").reshape(len(field), -1, half // 2)
-    out = packed.reshape(len(field), -1, 2, half // 2)
-    out[:, :, 0] = (pairs & np.uint16(0x000F)) | ((pairs >> np.uint16(4)) & np.uint16(0x00F0))
-    pairs >>= np.uint16(4)
-    out[:, :, 1] = (pairs & np.uint16(0x000F)) | ((pairs >> np.uint16(4)) & np.uint16(0x00F0))
+    pairs = gathered(field).view(np.uint16).reshape(-1)
+    low = pairs & np.uint16(0x0F0F)
+    low |= low >> np.uint16(4)  # its lower byte: two neighbours
+    pairs &= np.uint16(0xF0F0)
+    high = pairs >> np.uint16(4)
+    high |= pairs >> np.uint16(8)
+    out = packed.view(np.uint64).reshape(-1, 2, half // 16)
+    for place, neighbours in enumerate((low, high)):
+        words = neighbours.astype(np.uint8).view(np.uint64).reshape(-1, half // 16)
+        for column in range(half // 16):
+            out[:, place, column] = words[:, column]
 
 
 def pack_codes(codes: Bytes, packed: Bytes) -> None:

@@ -13,7 +13,7 @@ table of `formats.ggml` gives it.
 import numpy as np
 from numpy.typing import NDArray
 
-from slipstream.formats.ggml_fields import Bytes, halves, pack_split, planes
+from slipstream.formats.ggml_fields import Bytes, gathered, halves, pack_split, planes
 
 
 def q4_0(blocks: Bytes, codes: NDArray, scales: NDArray, offsets: NDArray | None) -> None:
@@ -47,7 +47,7 @@ def q5_1(blocks: Bytes, codes: NDArray, scales: NDArray, offsets: NDArray | None
 def q8_0(blocks: Bytes, codes: NDArray, scales: NDArray, offsets: NDArray | None) -> None:
     """34 bytes → 32 codes."""
     scales[:] = halves(blocks[:, :2])
-    codes[:] = blocks[:, 2:].view(np.int8)
+    codes[:] = gathered(blocks[:, 2:]).view(np.int8)
 
 
 def _five_bits(field: Bytes) -> Bytes:
