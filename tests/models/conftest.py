@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from slipstream.backends.reference import ReferenceProgram, compile_reference
+from slipstream.backends.batch import Program
+from slipstream.backends.reference import compile_reference
 from slipstream.checkpoint.folder import FolderCheckpoint
 from slipstream.models.blocks import Blueprint
 from slipstream.models.registry import blueprint_of
@@ -151,7 +152,7 @@ class Tiny:
     def weights(self) -> Weights:
         return Weights(self.checkpoint, self.blueprint.shapes, self.blueprint.spellings)
 
-    def program(self, **options: Any) -> ReferenceProgram:
+    def program(self, **options: Any) -> Program:
         return compile_reference(self.blueprint.graph, self.weights, **options)
 
     def true_logits(self, ids: NDArray[np.int32]) -> NDArray[np.float32]:

@@ -15,7 +15,7 @@ from typing import Any, Literal, assert_never
 import numpy as np
 
 from slipstream.backends import reference_kv, reference_ops
-from slipstream.backends.batch import Batch
+from slipstream.backends.batch import KV, Batch, Program
 from slipstream.backends.reference_kv import KVType, ReferenceKV
 from slipstream.backends.reference_ops import Array
 from slipstream.formats.tensor import AffineTensor, DenseTensor
@@ -31,7 +31,7 @@ def compile_reference(
     kv_dtype: KVType = "float32",
     dtype: Literal["float32", "float64"] = "float32",
     device: Any = None,
-) -> "ReferenceProgram":
+) -> Program:
     """A program over the array library `xp`: numpy, or ``array_api_compat.torch``.
 
     `weights` maps names to our tensors (dequantized when first read, then kept), or to arrays of
@@ -61,11 +61,11 @@ class ReferenceProgram:
         like = self.xp.empty(0, dtype=self.dtype, device=self.device)
         return reference_kv.new_kv(self.graph, page_count, self.kv_dtype, like)
 
-    def step(self, batch: Batch, kv: ReferenceKV) -> Array:
+    def step(self, batch: Batch, kv: KV) -> Array:
         """Runs the batch, writes its keys and values into `kv`; returns logits [L, V]."""
         return _Step(self, batch, kv).run({})
 
-    def capture(self, batch: Batch, kv: ReferenceKV, weights: tuple[str, ...]) -> dict[str, Array]:
+    def capture(self, batch: Batch, kv: KV, weights: tuple[str, ...]) -> dict[str, Array]:
         """Runs the batch; returns the unrounded input [R, in] of each weight's linear."""
         captured: dict[str, Array] = dict.fromkeys(weights)
         _Step(self, batch, kv).run(captured)
@@ -89,7 +89,8 @@ class ReferenceProgram:
 class _Step:
     """One run of the graph over one batch: the values in flight."""
 
-    def __init__(self, program: ReferenceProgram, batch: Batch, kv: ReferenceKV) -> None:
+    def __init__(self, program: ReferenceProgram, batch: Batch, kv: KV) -> None:
+        assert isinstance(kv, ReferenceKV), "pages of another backend"
         batch.check(program.graph, kv.page_count)
         self.program = program
         self.batch = batch

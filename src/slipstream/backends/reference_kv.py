@@ -4,7 +4,8 @@ Called by `backends.reference` for each attention of the graph; promises that a 
 own positions only, wherever its pages lie.
 """
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
 from typing import Literal
 
 import ml_dtypes
@@ -31,12 +32,11 @@ class ReferenceKV:
     dtype: KVType
     keys: list[Array]
     values: list[Array]
+    size_bytes: int = field(init=False)  # what such pages occupy when stored in `dtype`
 
-    @property
-    def size_bytes(self) -> int:
-        """What the same pages occupy when stored in `dtype`."""
+    def __post_init__(self) -> None:
         width = 2 if self.dtype == "bfloat16" else 4
-        return sum(width * int(np.prod(pages.shape)) for pages in self.keys + self.values)
+        self.size_bytes = sum(width * math.prod(p.shape) for p in self.keys + self.values)
 
 
 def new_kv(graph: Graph, page_count: int, dtype: KVType, like: Array) -> ReferenceKV:
@@ -93,8 +93,10 @@ def _write(pages: Array, rows: Array, batch: Batch, dtype: KVType) -> None:
     counts = np.diff(batch.row_starts)
     sequences = np.repeat(np.arange(len(counts)), counts)
     positions = batch.positions()
-    page = xp.asarray(batch.pages[sequences, positions // PAGE_SIZE].astype(np.int64))
-    slot = xp.asarray((positions % PAGE_SIZE).astype(np.int64))
+    page, slot = (
+        xp.asarray(numbers.astype(np.int64), device=rows.device)
+        for numbers in (batch.pages[sequences, positions // PAGE_SIZE], positions % PAGE_SIZE)
+    )
     if dtype == "bfloat16":
         short = ml_dtypes.bfloat16 if is_numpy_array(rows) else xp.bfloat16
         rows = xp.astype(xp.astype(rows, short), rows.dtype)
