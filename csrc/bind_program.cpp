@@ -1,0 +1,108 @@
+// Python's view of Program and KV: arrays are checked, the GIL is released, the step runs.
+
+#include <nanobind/stl/pair.h>
+#include <nanobind/stl/vector.h>
+
+#include "arrays.h"
+#include "bindings.h"
+#include "step/program.h"
+
+namespace nb = nanobind;
+
+namespace slipstream {
+namespace {
+
+using OutArray = nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+
+Batch batch_of(const AnyArray& ids, const AnyArray& row_starts, const AnyArray& lengths,
+               const AnyArray& pages, const AnyArray& logit_rows) {
+  Batch batch;
+  batch.ids = array_data<std::int32_t>(ids, 1, "ids");
+  batch.row_starts = array_data<std::int32_t>(row_starts, 1, "row_starts");
+  batch.lengths = array_data<std::int32_t>(lengths, 1, "lengths");
+  batch.pages = array_data<std::int32_t>(pages, 2, "pages");
+  batch.logit_rows = array_data<std::int32_t>(logit_rows, 1, "logit_rows");
+  batch.rows = count_of(ids, 0, "ids");
+  batch.sequences = count_of(lengths, 0, "lengths");
+  batch.page_stride = count_of(pages, 1, "pages");
+  batch.logit_count = count_of(logit_rows, 0, "logit_rows");
+  if (extent(row_starts, 0) != std::int64_t{batch.sequences} + 1) {
+    throw std::invalid_argument("row_starts must be one longer than lengths");
+  }
+  if (extent(pages, 0) != batch.sequences) {
+    throw std::invalid_argument("pages must have a row for each sequence");
+  }
+  return batch;
+}
+
+float* logits_of(const Program& program, const Batch& batch, OutArray& out) {
+  const bool fits = out.shape(0) == static_cast<std::size_t>(batch.logit_count) &&
+                    out.shape(1) == static_cast<std::size_t>(program.vocabulary());
+  if (!fits) throw std::invalid_argument("the logits' array must be [logit rows, vocabulary]");
+  return out.data();
+}
+
+void step(Program& program, const AnyArray& ids, const AnyArray& row_starts,
+          const AnyArray& lengths, const AnyArray& pages, const AnyArray& logit_rows, KV& kv,
+          OutArray logits) {
+  const Batch batch = batch_of(ids, row_starts, lengths, pages, logit_rows);
+  float* out = logits_of(program, batch, logits);
+  nb::gil_scoped_release release;
+  program.step(batch, kv, out);
+}
+
+std::vector<std::int64_t> step_timed(Program& program, const AnyArray& ids,
+                                     const AnyArray& row_starts, const AnyArray& lengths,
+                                     const AnyArray& pages, const AnyArray& logit_rows, KV& kv,
+                                     OutArray logits) {
+  const Batch batch = batch_of(ids, row_starts, lengths, pages, logit_rows);
+  float* out = logits_of(program, batch, logits);
+  std::vector<std::int64_t> nanoseconds;
+  nb::gil_scoped_release release;
+  program.step_timed(batch, kv, out, nanoseconds);
+  return nanoseconds;
+}
+
+void step_captured(Program& program, const AnyArray& ids, const AnyArray& row_starts,
+                   const AnyArray& lengths, const AnyArray& pages, const AnyArray& logit_rows,
+                   KV& kv, OutArray logits, const std::vector<int>& nodes,
+                   std::vector<OutArray> inputs) {
+  const Batch batch = batch_of(ids, row_starts, lengths, pages, logit_rows);
+  float* out = logits_of(program, batch, logits);
+  if (nodes.size() != inputs.size()) throw std::invalid_argument("one array for each node");
+  std::vector<Capture> captures;
+  for (std::size_t i = 0; i < nodes.size(); ++i) {
+    const Value& value = program.input_of(nodes[i]);
+    const int rows = value.domain == Domain::rows ? batch.rows : batch.logit_count;
+    if (inputs[i].shape(0) != static_cast<std::size_t>(rows) ||
+        inputs[i].shape(1) != static_cast<std::size_t>(value.width)) {
+      throw std::invalid_argument("a captured input must be [rows, inputs]");
+    }
+    captures.push_back({nodes[i], inputs[i].data()});
+  }
+  nb::gil_scoped_release release;
+  program.step_captured(batch, kv, out, captures);
+}
+
+}  // namespace
+
+void bind_program(nb::module_& module) {
+  nb::class_<KV>(module, "KV")
+      .def_prop_ro("page_count", &KV::page_count)
+      .def_prop_ro("size_bytes", &KV::size_bytes);
+  nb::class_<Program>(module, "Program")
+      .def_prop_ro("threads", &Program::threads)
+      .def_prop_ro("vocabulary", &Program::vocabulary)
+      .def_prop_ro("resident_bytes", &Program::resident_bytes)
+      .def("new_kv", &Program::new_kv)
+      .def("input_of",
+           [](const Program& program, int node) {
+             const Value& value = program.input_of(node);
+             return std::pair(value.width, value.domain == Domain::selected);
+           })
+      .def("step", &step)
+      .def("step_timed", &step_timed)
+      .def("step_captured", &step_captured);
+}
+
+}  // namespace slipstream

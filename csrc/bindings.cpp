@@ -1,0 +1,22 @@
+// The Python module slipstream._native: the builder and its programs, and what this machine can run.
+
+#include "bindings.h"
+
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include "isa/isa.h"
+
+NB_MODULE(_native, module) {
+  module.doc() = "Native kernels and the step executor; use slipstream.backends.native instead.";
+  module.def("isa_available", [] {
+    std::vector<std::string> names;
+    for (slipstream::Isa isa : slipstream::isas_supported()) {
+      names.emplace_back(slipstream::isa_name(isa));
+    }
+    return names;
+  });
+  slipstream::bind_builder(module);
+  slipstream::bind_program(module);
+  bind_probe(module);
+}

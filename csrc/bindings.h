@@ -1,0 +1,13 @@
+// The parts of the Python module `slipstream._native`.
+#pragma once
+
+#include <nanobind/nanobind.h>
+
+namespace slipstream {
+
+void bind_builder(nanobind::module_& module);  // bind_builder.cpp
+void bind_program(nanobind::module_& module);  // bind_program.cpp
+
+}  // namespace slipstream
+
+void bind_probe(nanobind::module_& module);  // probe.cpp

@@ -1,0 +1,40 @@
+// What one step reads, as pointers into arrays that the caller keeps alive: see backends/batch.py.
+//
+// Checked here once (`check_batch`), then trusted by every operation.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+namespace slipstream {
+
+constexpr int kPageSize = 64;  // positions in a page, and the tile of keys that attention merges
+
+struct Batch {
+  const std::int32_t* ids;         // [rows]
+  const std::int32_t* row_starts;  // [sequences + 1]
+  const std::int32_t* lengths;     // [sequences] positions in the cache before this step
+  const std::int32_t* pages;       // [sequences][page_stride]
+  const std::int32_t* logit_rows;  // [logit_count] ascending
+  int rows;
+  int sequences;
+  int page_stride;
+  int logit_count;
+
+  const std::int32_t* pages_of(int sequence) const {
+    return pages + static_cast<std::ptrdiff_t>(sequence) * page_stride;
+  }
+};
+
+// Where each row of a batch stands.
+struct RowPlaces {
+  std::vector<std::int32_t> sequence;  // [rows]
+  std::vector<std::int32_t> position;  // [rows]
+
+  void fill(const Batch& batch);
+};
+
+// std::invalid_argument unless the batch is consistent and within the vocabulary and the pages.
+void check_batch(const Batch& batch, int vocabulary, int page_count);
+
+}  // namespace slipstream

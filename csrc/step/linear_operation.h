@@ -1,0 +1,65 @@
+// Linear layers on all threads: the work is cut into rows × panels of 16 outputs.
+#pragma once
+
+#include <vector>
+
+#include "kernels/linear.h"
+#include "step/operation.h"
+
+namespace slipstream {
+
+// One matrix of a (fused) linear, or the gate and up of a gated one, and the value it writes.
+struct LinearPart {
+  const PackedMatrix* matrix;
+  const PackedMatrix* up = nullptr;  // set: activation(x · matrix) · (x · up)
+  const float* bias = nullptr;
+  Activation kind = Activation::silu;
+  int out = -1;
+};
+
+// Where a linear finds its input: the float value, and its rounded rows when `quantized` is set.
+struct LinearSource {
+  int values;
+  int quantized = -1;
+  std::int64_t inputs = 0;
+  std::int64_t group = 0;      // of the rounding; 0: the whole row
+  std::int64_t sum_group = 0;  // see ActivationBlock
+
+  ActivationBlock block(const Step& step) const;
+};
+
+// Rounds rows of `source.values` into `source.quantized`.
+RowOperation quantize(int node, Domain domain, const LinearSource& source,
+                      const LinearKernels& kernels);
+
+class LinearOperation : public TeamOperation {
+ public:
+  LinearOperation(int node, Domain domain, LinearSource source, std::vector<LinearPart> parts,
+                  const LinearKernels& kernels, int threads);
+
+  const LinearSource& source() const { return source_; }
+  Domain domain() const { return domain_; }
+
+  void prepare(const Step& step) override;
+  void run(const Step& step, int thread) override;
+
+ private:
+  struct Task {
+    const LinearPart* part;
+    Part range;
+  };
+  Task task(int index, int rows) const;
+
+  Domain domain_;
+  LinearSource source_;
+  std::vector<LinearPart> parts_;
+  const LinearKernels& kernels_;
+  WorkQueue queue_;
+  std::vector<Scratch> scratch_;  // [threads]
+  std::int64_t panels_ = 0;       // of all parts
+  std::int64_t panel_chunk_ = 1;
+  std::int64_t row_chunk_ = 1;
+  std::vector<int> chunk_starts_;  // [parts + 1] the first panel chunk of each part
+};
+
+}  // namespace slipstream

@@ -1,0 +1,36 @@
+// The flat list that every thread of a step walks, with a barrier after each entry.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "step/operation.h"
+
+namespace slipstream {
+
+// Row operations walked together, or one team operation.
+class Phase {
+ public:
+  explicit Phase(RowOperation operation);
+  explicit Phase(std::unique_ptr<TeamOperation> operation);
+
+  // Whether `operation` may join this phase: same rows, and none but its own row read.
+  bool accepts(const RowOperation& operation) const;
+  void append(RowOperation operation) { rows_.push_back(std::move(operation)); }
+
+  void prepare(const Step& step);
+  void run(const Step& step, int thread);
+
+  // The node whose time this phase is; phases of several nodes are split when they are timed.
+  const std::vector<RowOperation>& row_operations() const { return rows_; }
+  const TeamOperation* team_operation() const { return team_.get(); }
+  std::vector<const Operation*> operations() const;
+
+ private:
+  std::vector<RowOperation> rows_;
+  std::unique_ptr<TeamOperation> team_;
+  std::unique_ptr<WorkQueue> queue_ = std::make_unique<WorkQueue>();
+  int chunk_ = 1;  // rows that a thread takes at once
+};
+
+}  // namespace slipstream

@@ -1,0 +1,135 @@
+#include "step/program.h"
+
+#include <chrono>
+#include <cstring>
+#include <stdexcept>
+
+namespace slipstream {
+namespace {
+
+std::int64_t now_ns() {
+  const auto now = std::chrono::steady_clock::now().time_since_epoch();
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(now).count();
+}
+
+// This thread's part of a row operation that is timed by itself.
+void run_share(const RowOperation& operation, const Step& step, int thread) {
+  const std::int64_t rows = step.rows_in(operation.domain);
+  const int threads = step.team.size();
+  const auto begin = static_cast<int>(rows * thread / threads);
+  const auto end = static_cast<int>(rows * (thread + 1) / threads);
+  if (begin < end) operation.work(step, begin, end);
+}
+
+void copy_rows(const Step& step, int value, float* out) {
+  const Rows<float> rows = rows_of(step, value);
+  const int width = step.values[value].width;
+  for (int row = 0; row < step.rows_in(step.values[value].domain); ++row) {
+    std::memcpy(out + std::ptrdiff_t{row} * width, rows[row], sizeof(float) * width);
+  }
+}
+
+}  // namespace
+
+std::size_t Weights::size_bytes() const {
+  std::size_t total = 0;
+  for (const auto& matrix : matrices) total += matrix->size_bytes();
+  for (const auto& vector : vectors) total += vector->size();
+  return total;
+}
+
+Program::Program(ProgramParts parts)
+    : parts_(std::move(parts)), buffers_(plan_buffers(parts_.values)) {}
+
+int Program::vocabulary() const { return parts_.values[parts_.output].width; }
+
+Step Program::begin(const Batch& batch, KV& kv, float* logits) {
+  if (!kv.fits(parts_.kv_layers, parts_.kv_type)) {
+    throw std::invalid_argument("this KV was made for another program: use its own new_kv");
+  }
+  check_batch(batch, parts_.limits.vocabulary, kv.page_count());
+  places_.fill(batch);
+  for (int position : places_.position) {
+    if (position >= parts_.limits.positions) {
+      throw std::invalid_argument("a position is beyond those the model has learned");
+    }
+  }
+  buffers_.reserve(batch.rows, batch.logit_count);
+  for (auto& plan : parts_.attention_plans) plan->make(batch, places_, threads());
+  const Step step{batch,        places_, kv,    parts_.values, buffers_,
+                  *parts_.team, parts_.output, logits};
+  for (Phase& phase : parts_.phases) phase.prepare(step);
+  return step;
+}
+
+void Program::step(const Batch& batch, KV& kv, float* logits) {
+  const std::lock_guard lock(mutex_);
+  const Step step = begin(batch, kv, logits);
+  auto walk = [&](int thread) {
+    for (Phase& phase : parts_.phases) {
+      phase.run(step, thread);
+      step.team.barrier();
+    }
+  };
+  parts_.team->run(walk);
+}
+
+void Program::step_timed(const Batch& batch, KV& kv, float* logits,
+                         std::vector<std::int64_t>& nanoseconds) {
+  const std::lock_guard lock(mutex_);
+  const Step step = begin(batch, kv, logits);
+  nanoseconds.resize(parts_.node_count);
+  std::int64_t last = 0;
+  auto lap = [&](int thread, int node) {
+    step.team.barrier();
+    if (thread != 0) return;
+    const std::int64_t now = now_ns();
+    nanoseconds[node] += now - last;
+    last = now;
+  };
+  auto walk = [&](int thread) {
+    if (thread == 0) last = now_ns();
+    for (Phase& phase : parts_.phases) {
+      for (const RowOperation& operation : phase.row_operations()) {
+        run_share(operation, step, thread);
+        lap(thread, operation.node);
+      }
+      if (phase.team_operation() == nullptr) continue;
+      phase.run(step, thread);
+      lap(thread, phase.team_operation()->node);
+    }
+  };
+  parts_.team->run(walk);
+}
+
+const Value& Program::input_of(int node) const {
+  for (const Phase& phase : parts_.phases) {
+    const TeamOperation* operation = phase.team_operation();
+    if (operation != nullptr && operation->node == node && operation->captured >= 0) {
+      return parts_.values[operation->captured];
+    }
+  }
+  throw std::invalid_argument("only the inputs of linears can be captured");
+}
+
+void Program::step_captured(const Batch& batch, KV& kv, float* logits,
+                            const std::vector<Capture>& captures) {
+  const std::lock_guard lock(mutex_);
+  const Step step = begin(batch, kv, logits);
+  auto capture = [&](const TeamOperation& operation) {
+    for (const Capture& wanted : captures) {
+      if (wanted.node != operation.node || operation.captured < 0) continue;
+      copy_rows(step, operation.captured, wanted.data);
+    }
+  };
+  auto walk = [&](int thread) {
+    for (Phase& phase : parts_.phases) {
+      if (thread == 0 && phase.team_operation() != nullptr) capture(*phase.team_operation());
+      phase.run(step, thread);
+      step.team.barrier();
+    }
+  };
+  parts_.team->run(walk);
+}
+
+}  // namespace slipstream

@@ -1,0 +1,82 @@
+// A compiled model: a flat list of phases over planned buffers, walked by the team once per step.
+//
+//   begin: check the batch, place its rows, make room, plan the attention
+//   every thread: for each phase: run, barrier
+//
+// A steady-state step (no larger than those before) allocates nothing.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "kernels/pack.h"
+#include "step/attention_plan.h"
+#include "step/phase.h"
+
+namespace slipstream {
+
+// What a program keeps alive for its operations.
+struct Weights {
+  std::vector<std::unique_ptr<PackedMatrix>> matrices;
+  std::vector<std::unique_ptr<AlignedBuffer>> vectors;
+
+  std::size_t size_bytes() const;
+};
+
+struct ProgramLimits {
+  int vocabulary;        // token ids below it
+  int positions;         // positions below it (learned positions), or the largest int
+};
+
+struct ProgramParts {
+  std::unique_ptr<Team> team;
+  Weights weights;
+  std::vector<Value> values;
+  std::vector<Phase> phases;
+  std::vector<std::shared_ptr<AttentionPlan>> attention_plans;
+  std::vector<KVLayer> kv_layers;
+  KVType kv_type;
+  ProgramLimits limits;
+  int node_count;
+  int output;
+};
+
+// A copy of a linear's float input, [rows of its domain][inputs]. The caller owns `data`.
+struct Capture {
+  int node;
+  float* data;
+};
+
+class Program {
+ public:
+  explicit Program(ProgramParts parts);
+
+  int threads() const { return parts_.team->size(); }
+  int vocabulary() const;  // the width of the logits
+  std::size_t resident_bytes() const { return parts_.weights.size_bytes(); }
+  KV new_kv(int page_count) const { return KV(parts_.kv_layers, parts_.kv_type, page_count); }
+
+  // Writes float32 [logit_count][vocabulary] to `logits`. std::invalid_argument for a batch out of
+  // range or a KV of another program's shape. One step at a time; others wait.
+  void step(const Batch& batch, KV& kv, float* logits);
+  // The same; nanoseconds[node] += what each node took on the calling thread.
+  void step_timed(const Batch& batch, KV& kv, float* logits, std::vector<std::int64_t>& nanoseconds);
+  // The same; fills the captures.
+  void step_captured(const Batch& batch, KV& kv, float* logits,
+                     const std::vector<Capture>& captures);
+  // The float input of linear `node`; std::invalid_argument if it is none.
+  const Value& input_of(int node) const;
+
+ private:
+  Step begin(const Batch& batch, KV& kv, float* logits);
+
+  ProgramParts parts_;
+  Buffers buffers_;
+  RowPlaces places_;
+  std::mutex mutex_;
+};
+
+}  // namespace slipstream

@@ -1,0 +1,60 @@
+// A team of persistent threads that run one function together: the calling thread is thread 0.
+//
+// The step executor starts it once per step; inside, `barrier` separates operations. Threads that
+// wait spin for a moment, then give their core away: a Python thread may need it.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <thread>
+#include <vector>
+
+namespace slipstream {
+
+class Team {
+ public:
+  explicit Team(int size);
+  ~Team();
+  Team(const Team&) = delete;
+  Team& operator=(const Team&) = delete;
+
+  int size() const { return size_; }
+
+  // Runs work(thread) on every thread of the team and returns when all have finished. The work
+  // must not throw. One caller at a time.
+  template <class Work>
+  void run(Work& work) {
+    start([](void* context, int thread) { (*static_cast<Work*>(context))(thread); }, &work);
+  }
+
+  // Waits until every thread of the team has come here. Only inside `run`, by all of them.
+  void barrier();
+
+ private:
+  using Job = void (*)(void* context, int thread);
+
+  void start(Job job, void* context);
+  void serve(int thread);
+
+  const int size_;
+  const long owner_;  // the process that made the threads: a fork does not inherit them
+  Job job_ = nullptr;
+  void* context_ = nullptr;
+  alignas(64) std::atomic<std::uint32_t> generation_{0};  // rises by one with every run
+  alignas(64) std::atomic<int> arrived_{0};
+  alignas(64) std::atomic<std::uint32_t> phase_{0};  // rises by one with every barrier passed
+  std::atomic<bool> stopping_{false};
+  std::vector<std::thread> threads_;
+};
+
+// Hands out the numbers 0, 1, 2 … to the threads that share an operation.
+class WorkQueue {
+ public:
+  void reset() { next_.store(0, std::memory_order_relaxed); }
+  int take() { return next_.fetch_add(1, std::memory_order_relaxed); }
+
+ private:
+  alignas(64) std::atomic<int> next_{0};
+};
+
+}  // namespace slipstream
