@@ -10,6 +10,7 @@ measured ceilings that predictions and reports are held against. It is also the 
 """
 
 import os
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -35,8 +36,17 @@ THREADS_MAX = 1024
 
 @lru_cache(maxsize=1)
 def machine() -> Machine:
-    """This machine, read once per process."""
-    return read_machine()
+    """This machine, read once per process.
+
+    The native module, where it is built, has the last word on `isas`: it knows what it was compiled
+    for, and whether the system grants this process the tiles of AMX.
+    """
+    found = read_machine()
+    try:
+        import slipstream._native as native  # noqa: PLC0415  everything else works without it
+    except ImportError:
+        return found
+    return replace(found, isas=tuple(native.isa_available()))
 
 
 def thread_count() -> int:

@@ -25,7 +25,8 @@ def peak_memory_bytes(model: str, options: NativeOptions, workload: Workload) ->
     command = [sys.executable, "-m", "slipstream.bench.memory", job]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        raise SlipstreamError(f"{model} could not be measured alone: {done.stderr.strip()}")
+        reason = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]
+        raise SlipstreamError(f"{model} could not be measured alone: {reason}")
     return int(done.stdout.split()[-1])
 
 
