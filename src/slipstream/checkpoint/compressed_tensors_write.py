@@ -134,16 +134,21 @@ def _parts(tensor: AffineTensor, layout: Layout | None) -> dict[str, NDArray]:
     if layout == "int-quantized":
         parts["weight"] = _signed(tensor.codes, bits)
         if tensor.offsets is not None:
-            zeros = tensor.offsets
-            parts["weight_zero_point"] = zeros if bits == 8 else zeros.view(np.int8) - np.int8(8)
+            zeros = tensor.offsets.view(np.int8)
+            parts["weight_zero_point"] = zeros if bits == 8 else zeros - np.int8(8)
         return parts
-    codes = tensor.codes if bits == 4 else tensor.codes.view(np.uint8) ^ 0x80
-    parts["weight_packed"] = _words(codes)
+    parts["weight_packed"] = _words(_unsigned(tensor.codes, bits))
     parts["weight_shape"] = np.array([rows, width], np.int64)
     if tensor.offsets is not None:
-        zeros = tensor.offsets if bits == 4 else tensor.offsets.view(np.uint8) ^ 0x80
-        parts["weight_zero_point"] = np.ascontiguousarray(pack_words(zeros.T, bits).T)
+        words = pack_words(_unsigned(tensor.offsets, bits).T, bits)
+        parts["weight_zero_point"] = np.ascontiguousarray(words.T)
     return parts
+
+
+def _unsigned(codes: NDArray, bits: int) -> NDArray[np.uint8]:
+    """Codes counted from the lowest: those of 4 bits are so already."""
+    data: NDArray[np.uint8] = codes.view(np.uint8)
+    return data if bits == 4 else np.bitwise_xor(data, np.uint8(0x80))
 
 
 def _signed(codes: NDArray, bits: int) -> NDArray[np.int8]:
@@ -155,7 +160,7 @@ def pack_words(values: NDArray[np.uint8], bits: int) -> NDArray[np.int32]:
     """uint8 [R, N] of `bits` each → int32 [R, ⌈N·bits/32⌉], low bits first, padded with zeros."""
     if bits == 4:
         values = np.pad(values, ((0, 0), (0, values.shape[1] % 2)))
-        values = values[:, 0::2] | values[:, 1::2] << 4
+        values = np.bitwise_or(values[:, 0::2], np.left_shift(values[:, 1::2], np.uint8(4)))
     return _words(values)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import huggingface_hub
 from huggingface_hub import constants, errors
-from huggingface_hub.utils import disable_progress_bars, enable_progress_bars
+from huggingface_hub.utils.tqdm import disable_progress_bars, enable_progress_bars
 
 from slipstream.checkpoint.sources_progress import Report, progress
 from slipstream.checkpoint.sources_verify import CHUNK_BYTES, write_text_atomically

@@ -1,0 +1,270 @@
+"""Artifacts: a model that Slipstream made, as a folder that others can load too.
+
+    config.json  generation_config.json     as Hugging Face has them, with quantization_config
+    model.safetensors (or shards)           compressed-tensors layout
+    tokenizer.json  tokenizer_config.json  chat_template.jinja
+    slipstream.json                         the manifest: what was done, from what, how good it is,
+                                            and the SHA-256 of every other file
+
+A folder is written whole or not at all: everything goes into a hidden sibling, is synced, and then
+takes its name. `optimize` and `quantize` write, `verify` checks what was copied about.
+"""
+
+import importlib.metadata
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from slipstream.checkpoint.compressed_tensors_write import LayoutPlan, encode, plan_layout
+from slipstream.checkpoint.json_file import read_object
+from slipstream.checkpoint.safetensors_write import write_safetensors
+from slipstream.checkpoint.sources_verify import sha256_of
+from slipstream.errors import ArtifactError
+from slipstream.formats.tensor import Tensor
+from slipstream.graph.ops import Activations
+
+MANIFEST = "slipstream.json"
+SCHEMA = 1
+SHARD_BYTES = 4_000_000_000
+
+
+class TokenizerFiles(Protocol):
+    """What an artifact needs of a tokenizer (`models.tokenizer.Tokenizer` has it)."""
+
+    bos_id: int | None
+    eos_ids: frozenset[int]
+
+    def save_json(self, path: Path) -> None:
+        """Write ``tokenizer.json``."""
+        ...
+
+    def config(self) -> dict[str, Any]:
+        """The content of ``tokenizer_config.json``."""
+        ...
+
+
+def write_artifact(
+    folder: Path,
+    *,
+    config: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+    tokenizer: TokenizerFiles | None,
+    chat_template: str | None,
+    manifest: Mapping[str, Any],
+    activations: Mapping[str, Activations],
+    overwrite: bool = False,
+    shard_bytes: int = SHARD_BYTES,
+) -> Path:
+    """Write the folder, whole or not at all, and return it.
+
+    `tensors` are read one after the other (a lazy mapping is fine). `manifest` is the caller's
+    account (recipe, source, measurements); schema, version and hashes are added here. An existing
+    folder is refused, unless `overwrite` is said and it is an artifact itself.
+    """
+    folder = Path(folder).expanduser().absolute()
+    _check_target(folder, overwrite)
+    plan = plan_layout(tensors, activations, tied=bool(config.get("tie_word_embeddings")))
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    building = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.", suffix=".part"))
+    try:
+        _write_config(building, config, plan)
+        _write_tokenizer(building, tokenizer, chat_template)
+        _ShardWriter(building, shard_bytes).write(tensors, plan)
+        _write_manifest(building, manifest)
+        _sync(building)
+        building.chmod(0o755)
+        _take_name(building, folder)
+    except BaseException:
+        shutil.rmtree(building, ignore_errors=True)
+        raise
+    return folder
+
+
+def is_artifact(folder: Path) -> bool:
+    """Whether a folder has a manifest."""
+    return (Path(folder) / MANIFEST).is_file()
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest; ArtifactError if it is absent, damaged, or of a later Slipstream."""
+    path = Path(folder) / MANIFEST
+    if not path.is_file():
+        raise ArtifactError(f"{folder} has no {MANIFEST}: it is not an artifact of Slipstream")
+    manifest = read_object(path, ArtifactError)
+    schema = manifest.get("schema")
+    if type(schema) is not int or schema < 1:
+        raise ArtifactError(f"{path} does not say its schema: it is damaged")
+    if schema > SCHEMA:
+        raise ArtifactError(
+            f"{path} has schema {schema}, and this Slipstream knows up to {SCHEMA}: update it"
+        )
+    return manifest
+
+
+def verify(folder: Path) -> dict[str, Any]:
+    """Compare every file with the manifest, which is returned; ArtifactError names what differs."""
+    folder = Path(folder)
+    manifest = read_manifest(folder)
+    files = manifest.get("files")
+    if not isinstance(files, dict) or not files:
+        raise ArtifactError(f"{folder / MANIFEST} lists no files: it is damaged")
+    for name, entry in files.items():
+        _verify_file(folder, name, entry)
+    strangers = {path.name for path in folder.glob("*.safetensors")} - files.keys()
+    if strangers:
+        raise ArtifactError(f"{folder} holds {min(strangers)}, which its manifest does not know")
+    return manifest
+
+
+def _verify_file(folder: Path, name: str, entry: Any) -> None:
+    if os.path.basename(name) != name or name in ("", ".", "..") or "\\" in name or "\0" in name:
+        raise ArtifactError(f"the manifest names {name!r}, which is no file of this folder")
+    if not isinstance(entry, dict) or not isinstance(entry.get("sha256"), str):
+        raise ArtifactError(f"the manifest gives no hash for {name}")
+    path = folder / name
+    if not path.is_file():
+        raise ArtifactError(f"{name} is missing from {folder}: copy the artifact again")
+    if path.stat().st_size != entry.get("size") or sha256_of(path) != entry["sha256"]:
+        raise ArtifactError(f"{name} in {folder} is not what was written: copy the artifact again")
+
+
+def _check_target(folder: Path, overwrite: bool) -> None:
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return
+    if not overwrite:
+        raise ArtifactError(f"{folder} exists already: choose another name, or say to overwrite it")
+    if not folder.is_dir() or not is_artifact(folder):
+        raise ArtifactError(f"{folder} is no artifact of Slipstream, so it is not overwritten")
+
+
+def _take_name(building: Path, folder: Path) -> None:
+    """Give the finished folder its name; an old artifact is moved aside first and then removed."""
+    if not folder.exists():
+        building.rename(folder)
+        return
+    old = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.", suffix=".old"))
+    folder.rename(old / folder.name)
+    try:
+        building.rename(folder)
+    except BaseException:
+        (old / folder.name).rename(folder)
+        old.rmdir()
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _write_config(folder: Path, config: Mapping[str, Any], plan: LayoutPlan | None) -> None:
+    content = {key: value for key, value in config.items() if key != "quantization_config"}
+    if not {"dtype", "torch_dtype"} & content.keys():
+        content["dtype"] = "float32"
+    if plan is not None:
+        content["quantization_config"] = dict(plan.config)
+    _write_json(folder / "config.json", content)
+
+
+def _write_tokenizer(
+    folder: Path, tokenizer: TokenizerFiles | None, chat_template: str | None
+) -> None:
+    if chat_template is not None:
+        (folder / "chat_template.jinja").write_text(chat_template, encoding="utf-8")
+    if tokenizer is None:
+        return
+    tokenizer.save_json(folder / "tokenizer.json")
+    _write_json(folder / "tokenizer_config.json", tokenizer.config())
+    ends = {"bos_token_id": tokenizer.bos_id, "eos_token_id": sorted(tokenizer.eos_ids) or None}
+    generation = {key: value for key, value in ends.items() if value is not None}
+    _write_json(folder / "generation_config.json", generation)
+
+
+def _write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
+    files = {
+        path.name: {"size": path.stat().st_size, "sha256": sha256_of(path)}
+        for path in sorted(folder.iterdir())
+    }
+    own = {"schema": SCHEMA, "slipstream": _version()}
+    _write_json(folder / MANIFEST, {**own, **manifest, **own, "files": files})
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version("slipstream")
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    text = json.dumps(content, indent=2, ensure_ascii=False, default=_plain, allow_nan=False)
+    path.write_text(text + "\n", encoding="utf-8")
+
+
+def _plain(value: Any) -> Any:
+    """Numbers of numpy, paths and sets, as JSON has them."""
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    if isinstance(value, set | frozenset):
+        return sorted(value)
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} cannot be written to JSON")
+
+
+@dataclass
+class _ShardWriter:
+    """Writes tensors into files of at most `shard_bytes`; a larger tensor has one of its own."""
+
+    folder: Path
+    shard_bytes: int
+
+    def write(self, tensors: Mapping[str, Tensor], plan: LayoutPlan | None) -> None:
+        """One ``model.safetensors``, or numbered shards with their index."""
+        shards: list[list[str]] = []
+        total = held_bytes = 0
+        held: dict[str, NDArray] = {}
+        for name in sorted(tensors):
+            arrays = encode(name, tensors[name], plan)
+            size = sum(array.nbytes for array in arrays.values())
+            if held and held_bytes + size > self.shard_bytes:
+                shards.append(self._flush(held, len(shards)))
+                held, held_bytes = {}, 0
+            held |= arrays
+            held_bytes += size
+            total += size
+        shards.append(self._flush(held, len(shards)))
+        self._name(shards, total)
+
+    def _flush(self, arrays: dict[str, NDArray], index: int) -> list[str]:
+        write_safetensors(self.folder / f"shard-{index}", arrays, {"format": "pt"})
+        return list(arrays)
+
+    def _name(self, shards: list[list[str]], total: int) -> None:
+        """Only now is the number of shards known, which their names have to tell."""
+        count = len(shards)
+        homes: dict[str, str] = {}
+        for index, names in enumerate(shards):
+            name = f"model-{index + 1:05}-of-{count:05}.safetensors"
+            name = name if count > 1 else "model.safetensors"
+            (self.folder / f"shard-{index}").rename(self.folder / name)
+            homes |= dict.fromkeys(names, name)
+        if count > 1:
+            index_content = {"metadata": {"total_size": total}, "weight_map": homes}
+            _write_json(self.folder / "model.safetensors.index.json", index_content)
+
+
+def _sync(folder: Path) -> None:
+    """Everything onto the disk, before the folder takes its name."""
+    for path in [*folder.iterdir(), folder]:
+        if path.is_dir() and os.name != "posix":
+            continue
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
