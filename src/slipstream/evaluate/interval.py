@@ -5,6 +5,7 @@ drawn again, not single positions; the interval is BCa (Efron 1987, doi:10.2307/
 follows the long upper tail of a divergence where the plain percentile interval falls short.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -36,11 +37,17 @@ class Measured:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> "Measured":
         """The inverse of `to_json`."""
-        return cls(float(data["value"]), float(data["low"]), float(data["high"]))
+        low, high = data["low"], data["high"]
+        return cls(
+            float(data["value"]),
+            -math.inf if low is None else float(low),
+            math.inf if high is None else float(high),
+        )
 
-    def to_json(self) -> dict[str, float]:
-        """Plain numbers."""
-        return {"value": self.value, "low": self.low, "high": self.high}
+    def to_json(self) -> dict[str, float | None]:
+        """Plain numbers; an end that is infinite is null."""
+        ends = [end if math.isfinite(end) else None for end in (self.low, self.high)]
+        return {"value": self.value, "low": ends[0], "high": ends[1]}
 
 
 def bootstrap(

@@ -1,0 +1,107 @@
+"""The candidates: which recipes are worth trying on a model.
+
+Each is weight format × method × activation format; the search measures them in this order, so that
+a run that is cut short has tried the most promising ones. Formats that would copy the stored codes
+without loss are left out: they are the baseline, not a candidate.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from slipstream.compress.recipe import (
+    Method,
+    Recipe,
+    Rule,
+    activations_label,
+    format_label,
+    plan,
+)
+from slipstream.formats.tensor import Affine, AffineTensor, Tensor
+from slipstream.graph.graph import Graph
+from slipstream.graph.ops import Activations
+
+A8 = Activations(8, 32)
+A8_ROW = Activations(8, None)
+A32 = Activations()
+
+# The head is large and read once a token, and the embedding is the same tensor where it is tied:
+# one int8 scale per row costs them less than 0.001 KL and half their bf16 bytes.
+HEAD = (Rule("head", Affine(8, None)), Rule("embedding", Affine(8, None)))
+# What llama.cpp's mixed types also keep finer: the inputs of `down` have the loudest channels.
+SENSITIVE = (
+    Rule("*.down_proj.weight", Affine(8, None)),
+    Rule("*.v_proj.weight", Affine(8, None)),
+)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A recipe under a short name."""
+
+    name: str
+    recipe: Recipe
+
+    def layout(self, graph: Graph, weights: Mapping[str, Tensor]) -> tuple[Any, ...]:
+        """What decides speed and size: the formats, not how the codes were chosen."""
+        steps = plan(self.recipe, graph, weights)
+        return (self.recipe.activations, tuple((step.weight, step.format) for step in steps))
+
+
+def candidates(graph: Graph, weights: Mapping[str, Tensor]) -> tuple[Candidate, ...]:
+    """Every candidate that changes the stored weights, the most promising first, no two alike."""
+    unique: dict[tuple[Any, ...], Candidate] = {}
+    for candidate in _in_order_of_promise():
+        steps = plan(candidate.recipe, graph, weights)
+        if any(_changes(step.format, weights[step.weight]) for step in steps):
+            key = (candidate.layout(graph, weights), tuple((s.method, s.clip) for s in steps))
+            unique.setdefault(key, candidate)
+    return tuple(unique.values())
+
+
+def as_stored(activations: Activations) -> Candidate:
+    """The file's own weights, for the rows that candidates are compared with."""
+    return Candidate(f"as stored · {activations_label(activations)}", Recipe((), activations))
+
+
+def _in_order_of_promise() -> Iterator[Candidate]:
+    int4, int4_64 = Affine(4, 32), Affine(4, 64)
+    asymmetric, asymmetric_64 = Affine(4, 32, "zero_point"), Affine(4, 64, "zero_point")
+    yield _uniform(Affine(8, None))
+    yield _mixed(int4)
+    yield _uniform(int4, "gptq")
+    yield _uniform(asymmetric, "gptq")
+    yield _uniform(int4_64, "gptq")
+    yield _uniform(int4)
+    yield _mixed(int4_64)
+    yield _uniform(Affine(8, 64))
+    yield _uniform(int4_64)
+    yield _uniform(asymmetric_64, "gptq")
+    yield _uniform(Affine(8, None), activations=A8_ROW)
+    yield _uniform(Affine(4, None), "gptq")
+    yield _uniform(int4, "gptq", activations=A32)
+
+
+def _uniform(format: Affine, method: Method = "rtn", *, activations: Activations = A8) -> Candidate:
+    """One format for all linears of the blocks."""
+    rule = Rule("linear", format, method)
+    name = f"{format_label(format)} {method} · {activations_label(activations)}"
+    return Candidate(name, Recipe((*HEAD, rule), activations))
+
+
+def _mixed(format: Affine) -> Candidate:
+    """int8 where errors cost most, GPTQ in a small format elsewhere."""
+    rules = (*HEAD, *SENSITIVE, Rule("linear", format, "gptq"))
+    name = f"{format_label(format)} gptq, down and v int8 · {activations_label(A8)}"
+    return Candidate(name, Recipe(rules, A8))
+
+
+def _changes(wanted: Affine | None, stored: Tensor) -> bool:
+    """Whether the stored values do not already lie on such a grid, or a coarser one of its kind."""
+    if wanted is None:
+        return False
+    if not isinstance(stored, AffineTensor):
+        return True
+    have = stored.format
+    same_groups = have.group == wanted.group
+    return not (same_groups and wanted.bits >= have.bits and wanted.zero in (have.zero, "minimum"))
