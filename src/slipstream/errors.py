@@ -73,9 +73,10 @@ class PromptTooLongError(RequestError):
 
 
 class OverloadedError(RequestError):
-    """The queue is full: the client should try again later."""
+    """The queue is full: the client should try again later, after about `retry_after_s`."""
 
     http_status = 429
+    retry_after_s: float = 1.0
 
 
 class NumericError(SlipstreamError, ArithmeticError):

@@ -106,7 +106,7 @@ def parrot(script: str | bytes, vocabulary: int = 257, end: int = 256) -> Answer
             len(ids) - 1 - max((i for i, token in enumerate(ids) if token == ord(">")), default=0)
         )
         logits = np.zeros(vocabulary, np.float32)
-        logits[text[said] if said < len(text) else end] = 10
+        logits[text[said] if said < len(text) else end] = 40
         return logits
 
     return answer

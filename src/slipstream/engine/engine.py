@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from itertools import count
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -62,7 +63,7 @@ class Engine:
         self._fresh_seed = fresh_seed
         self._answers: dict[int, Answer] = {}
         self._mail: dict[int, deque[Delta]] = {}  # of callers of `stream` and `generate`
-        self._next_id = 0
+        self._ids = count(1)
 
     @classmethod
     def open(cls, source: str | Path | Model, options: EngineOptions | None = None) -> "Engine":
@@ -105,9 +106,8 @@ class Engine:
         params = params or SamplingParams()
         ids = self.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
         room = self._room(ids, params)
-        self._next_id += 1
         return Request(
-            id=self._next_id,
+            id=next(self._ids),
             prompt_ids=tuple(int(i) for i in ids),
             params=params,
             seed=self._fresh_seed() if params.seed is None else params.seed,
@@ -179,15 +179,16 @@ class Engine:
     def _sample(
         self, plan: Plan, logits: NDArray[np.float32]
     ) -> tuple[dict[int, int], dict[int, tuple[TokenLogprob, ...]]]:
-        tokens, logprobs = {}, {}
+        tokens: dict[int, int] = {}
+        logprobs: dict[int, tuple[TokenLogprob, ...]] = {}
         sampling = [piece.request_id for piece in plan.pieces if piece.samples]
         for row, request_id in zip(logits[:, : self.vocabulary], sampling, strict=True):
             sequence = self.scheduler.sequences[request_id]
             request, params = sequence.request, sequence.request.params
             token = sample(row, params, request.seed, sequence.answer_length)
             tokens[request_id] = token
-            entry = (logprob(row, token, params.top_logprobs),) if params.logprobs else ()
-            logprobs[request_id] = entry
+            wanted = params.logprobs
+            logprobs[request_id] = (logprob(row, token, params.top_logprobs),) if wanted else ()
         return tokens, logprobs
 
     def _detokenize(

@@ -4,6 +4,8 @@ Backends are imported when chosen: the native one needs its extension module, an
 at start-up that the other should not pay.
 """
 
+from typing import cast
+
 from slipstream.backends.batch import Program
 from slipstream.engine.options import Settings
 from slipstream.models.model import Model
@@ -14,7 +16,8 @@ def compile_program(model: Model, settings: Settings) -> Program:
     if settings.backend == "reference":
         from slipstream.backends.reference import compile_reference  # noqa: PLC0415
 
-        return compile_reference(model.graph, model.weights, kv_dtype=settings.kv_dtype)
+        reference = compile_reference(model.graph, model.weights, kv_dtype=settings.kv_dtype)
+        return cast(Program, reference)  # a program accepts only the KV that it made
     from slipstream.backends.native import NativeOptions, compile_native  # noqa: PLC0415
 
     options = NativeOptions(

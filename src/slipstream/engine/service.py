@@ -30,7 +30,7 @@ Letter = Delta | Exception
 class AnswerStream(AsyncIterator[Delta]):
     """One client's deltas. Use it as a context: leaving it early cancels the request.
 
-    >>> async with service.submit(request) as stream:
+    >>> with service.submit(request) as stream:
     ...     async for delta in stream: ...
     """
 
@@ -56,10 +56,10 @@ class AnswerStream(AsyncIterator[Delta]):
             self._ended = True
             self._service._cancel(self.request.id)
 
-    async def __aenter__(self) -> Self:
+    def __enter__(self) -> Self:
         return self
 
-    async def __aexit__(
+    def __exit__(
         self,
         kind: type[BaseException] | None,
         error: BaseException | None,

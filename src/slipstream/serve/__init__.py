@@ -1,0 +1,1 @@
+"""The OpenAI-compatible server: schemas, admission, streaming, metrics over one engine service."""

@@ -1,0 +1,48 @@
+"""An app behind a real socket, and a program that moves only when a test lets it."""
+
+import asyncio
+import functools
+import threading
+from contextlib import contextmanager
+
+import uvicorn
+from fakes import FakeProgram
+
+from slipstream.serve.run import Address, listen, url_of
+
+
+def run_async(test):
+    """Runs a test that is a coroutine."""
+
+    @functools.wraps(test)
+    def run(*args, **more):
+        asyncio.run(test(*args, **more))
+
+    return run
+
+
+@contextmanager
+def live(app):
+    """The app behind a real socket; yields its URL."""
+    listener = listen(Address(port=0))
+    server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="on"))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+    thread.start()
+    try:
+        yield url_of(listener)
+    finally:
+        server.should_exit = True
+        thread.join(10)
+        assert not thread.is_alive(), "the server did not stop"
+
+
+class SlowProgram(FakeProgram):
+    """Each step waits for `gate`, so that a test decides when the engine moves."""
+
+    def __init__(self, *args, **more):
+        super().__init__(*args, **more)
+        self.gate = threading.Semaphore(0)
+
+    def step(self, batch, kv):
+        assert self.gate.acquire(timeout=10), "the test forgot to open the gate"
+        return super().step(batch, kv)
