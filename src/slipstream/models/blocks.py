@@ -86,12 +86,14 @@ class Page(Builder):
         self.weight(weight, self.sizes.width)
         return self.add(name, ops.Norm("rms", weight, style.eps, weight_offset=style.offset), x)
 
-    def linear(self, name: str, x: str, weight: str, shape: tuple[int, int], **bias: str) -> str:
-        """One matrix [out, in]; with ``bias=name``, its bias."""
+    def linear(
+        self, name: str, x: str, weight: str, shape: tuple[int, int], *, bias: str | None = None
+    ) -> str:
+        """One matrix [out, in], and perhaps its bias."""
         self.weight(weight, *shape)
-        for bias_name in bias.values():
-            self.weight(bias_name, shape[0])
-        return self.add(name, ops.Linear((weight,), (bias.get("bias"),)), x)
+        if bias is not None:
+            self.weight(bias, shape[0])
+        return self.add(name, ops.Linear((weight,), (bias,)), x)
 
     def finish(
         self, architecture: str, x: str, head: str, *, context: int, cap: float | None = None
@@ -110,44 +112,39 @@ class Page(Builder):
 def attention(page: Page, layer: int, x: str, prefix: str, style: AttentionStyle) -> str:
     """Queries, keys, values → attention → output, with weights ``{prefix}.q_proj.weight`` …"""
     sizes, at = page.sizes, f"layers.{layer}.attention"
-    query_width = sizes.heads * sizes.head_dim
+    heads, kv_heads, head_dim = sizes.heads, sizes.kv_heads, sizes.head_dim
+    query_part = _Part(f"{at}.query", f"{prefix}.q", heads, 0)
+    key_part = _Part(f"{at}.key", f"{prefix}.k", kv_heads, heads)
+    value_part = _Part(f"{at}.value", f"{prefix}.v", kv_heads, heads + kv_heads)
     query, key, value = (
-        _projection(page, f"{at}.{part}", x, prefix, style) for part in ("query", "key", "value")
+        _projected(page, x, part, prefix, style) for part in (query_part, key_part, value_part)
     )
-    query = _placed(page, f"{at}.query", query, f"{prefix}.q_norm.weight", style)
-    key = _placed(page, f"{at}.key", key, f"{prefix}.k_norm.weight", style)
-    op = ops.Attention(
-        layer,
-        sizes.heads,
-        sizes.kv_heads,
-        sizes.head_dim,
-        style.scale,
-        style.window,
-        style.soft_cap,
-    )
+    query = _placed(page, query, query_part, style)
+    key = _placed(page, key, key_part, style)
+    op = ops.Attention(layer, heads, kv_heads, head_dim, style.scale, style.window, style.soft_cap)
     mixed = page.add(at, op, query, key, value)
-    bias = {"bias": f"{prefix}.o_proj.bias"} if style.output_bias else {}
-    shape = (sizes.width, query_width)
-    return page.linear(f"{at}.output", mixed, f"{prefix}.o_proj.weight", shape, **bias)
+    bias = f"{prefix}.o_proj.bias" if style.output_bias else None
+    shape = (sizes.width, heads * head_dim)
+    return page.linear(f"{at}.output", mixed, f"{prefix}.o_proj.weight", shape, bias=bias)
 
 
 def gated_mlp(page: Page, layer: int, x: str, prefix: str, style: MlpStyle) -> str:
     """down(activation(gate) · up), with weights ``{prefix}.gate_proj.weight`` …"""
     width, mlp_width, at = page.sizes.width, page.sizes.mlp_width, f"layers.{layer}.mlp"
 
-    def biased(part: str) -> dict[str, str]:
-        return {"bias": f"{prefix}.{part}_proj.bias"} if style.bias else {}
+    def bias_of(part: str) -> str | None:
+        return f"{prefix}.{part}_proj.bias" if style.bias else None
 
     gate_weight, up_weight = f"{prefix}.gate_proj.weight", f"{prefix}.up_proj.weight"
     if style.fused:
         both = f"{prefix}.gate_up_proj.weight"
         gate_weight = rows_of(both, 0, mlp_width)
         up_weight = rows_of(both, mlp_width, 2 * mlp_width)
-    gate = page.linear(f"{at}.gate", x, gate_weight, (mlp_width, width), **biased("gate"))
-    up = page.linear(f"{at}.up", x, up_weight, (mlp_width, width), **biased("up"))
+    gate = page.linear(f"{at}.gate", x, gate_weight, (mlp_width, width), bias=bias_of("gate"))
+    up = page.linear(f"{at}.up", x, up_weight, (mlp_width, width), bias=bias_of("up"))
     inner = page.add(f"{at}.gated", ops.Gate(style.kind), gate, up)
     down_weight = f"{prefix}.down_proj.weight"
-    return page.linear(f"{at}.down", inner, down_weight, (width, mlp_width), **biased("down"))
+    return page.linear(f"{at}.down", inner, down_weight, (width, mlp_width), bias=bias_of("down"))
 
 
 def pre_norm_layer(
@@ -184,33 +181,35 @@ def head_of(tied: bool) -> str:
     return "model.embed_tokens.weight" if tied else "lm_head.weight"
 
 
-def _projection(page: Page, name: str, x: str, prefix: str, style: AttentionStyle) -> str:
-    """Queries, keys or values: from a matrix of their own, or from their rows of a fused one."""
-    sizes, part = page.sizes, name.rpartition(".")[2]
-    query_width, key_width = sizes.heads * sizes.head_dim, sizes.kv_heads * sizes.head_dim
-    start, width = {
-        "query": (0, query_width),
-        "key": (query_width, key_width),
-        "value": (query_width + key_width, key_width),
-    }[part]
-    own = f"{prefix}.{part[0]}_proj"
-    weight = f"{own}.weight"
+@dataclass(frozen=True)
+class _Part:
+    """Queries, keys or values: names, how many heads, and how many stand before in a fused matrix."""
+
+    node: str  # layers.0.attention.query
+    stored: str  # model.layers.0.self_attn.q
+    heads: int
+    heads_before: int
+
+
+def _projected(page: Page, x: str, part: _Part, prefix: str, style: AttentionStyle) -> str:
+    """From a matrix of its own, or from its rows of a fused one."""
+    width, before = (n * page.sizes.head_dim for n in (part.heads, part.heads_before))
+    weight = f"{part.stored}_proj.weight"
     if style.fused:
-        weight = rows_of(f"{prefix}.qkv_proj.weight", start, start + width)
-    bias = {"bias": f"{own}.bias"} if style.bias else {}
-    return page.linear(name, x, weight, (width, sizes.width), **bias)
+        weight = rows_of(f"{prefix}.qkv_proj.weight", before, before + width)
+    bias = f"{part.stored}_proj.bias" if style.bias else None
+    return page.linear(part.node, x, weight, (width, page.sizes.width), bias=bias)
 
 
-def _placed(page: Page, name: str, x: str, norm_weight: str, style: AttentionStyle) -> str:
-    """Queries or keys, normalized if the style says so, and turned to their positions."""
-    sizes = page.sizes
-    heads = sizes.heads if name.endswith("query") else sizes.kv_heads
+def _placed(page: Page, x: str, part: _Part, style: AttentionStyle) -> str:
+    """Normalized if the style says so, and turned to its positions."""
+    head_dim, heads = page.sizes.head_dim, part.heads
     norm, pieces = (style.head_norm, heads) if style.head_norm else (style.row_norm, 1)
     if norm is not None:
-        page.weight(norm_weight, heads * sizes.head_dim // pieces)
-        op = ops.Norm("rms", norm_weight, norm.eps, weight_offset=norm.offset, heads=pieces)
-        x = page.add(f"{name}_norm", op, x)
+        weight = page.weight(f"{part.stored}_norm.weight", heads * head_dim // pieces)
+        op = ops.Norm("rms", weight, norm.eps, weight_offset=norm.offset, heads=pieces)
+        x = page.add(f"{part.node}_norm", op, x)
     if style.rope is not None:
         frequencies, factor = style.rope.frequencies, style.rope.attention_factor
-        x = page.add(f"{name}_rotary", ops.Rotary(heads, sizes.head_dim, frequencies, factor), x)
+        x = page.add(f"{part.node}_rotary", ops.Rotary(heads, head_dim, frequencies, factor), x)
     return x

@@ -70,13 +70,14 @@ class _Writer:
     def layer(self, layer: int, x: str, scale: float) -> str:
         """norm → attention → add, norm → MLP → add."""
         page, at, stored = self.page, f"layers.{layer}", f"transformer.h.{layer}"
+        width, inner = page.sizes.width, page.sizes.mlp_width
         h = self.norm(f"{at}.attention.norm", x, f"{stored}.ln_1")
         h = self.attention(layer, h, f"{stored}.attn", scale)
         x = page.add(f"{at}.attention.add", ops.Add(), x, h)
         h = self.norm(f"{at}.mlp.norm", x, f"{stored}.ln_2")
-        h = self.linear(f"{at}.mlp.up", h, f"{stored}.mlp.c_fc", page.sizes.mlp_width)
+        h = self.linear(f"{at}.mlp.up", h, f"{stored}.mlp.c_fc", (inner, width))
         h = page.add(f"{at}.mlp.activate", ops.Activate(self.kind), h)
-        h = self.linear(f"{at}.mlp.down", h, f"{stored}.mlp.c_proj", page.sizes.width)
+        h = self.linear(f"{at}.mlp.down", h, f"{stored}.mlp.c_proj", (width, inner))
         return page.add(f"{at}.mlp.add", ops.Add(), x, h)
 
     def attention(self, layer: int, x: str, stored: str, scale: float) -> str:
@@ -92,14 +93,12 @@ class _Writer:
         sizes = page.sizes
         op = ops.Attention(layer, sizes.heads, sizes.kv_heads, sizes.head_dim, scale)
         mixed = page.add(at, op, *qkv)
-        return self.linear(f"{at}.output", mixed, f"{stored}.c_proj", width)
+        return self.linear(f"{at}.output", mixed, f"{stored}.c_proj", (width, width))
 
-    def linear(self, name: str, x: str, stored: str, out: int) -> str:
-        """A matrix and its bias; the input is as wide as the model, or as the MLP."""
-        sizes = self.page.sizes
-        width = sizes.mlp_width if name.endswith("mlp.down") else sizes.width
+    def linear(self, name: str, x: str, stored: str, shape: tuple[int, int]) -> str:
+        """A matrix [out, in] and its bias."""
         weight = f"{stored}.weight{self.turned}"
-        return self.page.linear(name, x, weight, (out, width), bias=f"{stored}.bias")
+        return self.page.linear(name, x, weight, shape, bias=f"{stored}.bias")
 
     def norm(self, name: str, x: str, stored: str) -> str:
         """A layer norm, with its bias."""
