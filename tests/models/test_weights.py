@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from slipstream.errors import FileFormatError, UnsupportedError
 from slipstream.formats.tensor import Affine, AffineTensor, DenseTensor
-from slipstream.models.weights import Part, Weights, parse_part
+from slipstream.graph.ops import Activations
+from slipstream.models.weights import Part, Weights, activations_of, parse_part
 
 
 @dataclass
@@ -18,6 +19,7 @@ class FakeCheckpoint:
     tensors: dict
     path: Path = Path("fake")
     config: dict = field(default_factory=dict)
+    activations: dict = field(default_factory=dict)
 
     def names(self):
         return sorted(self.tensors)
@@ -107,3 +109,10 @@ def test_wrong_shapes_are_refused_when_read(name):
     weights = Weights(FakeCheckpoint({"w": DenseTensor(MATRIX)}), {name: (4, 5)})
     with pytest.raises(FileFormatError, match="the config says"):
         weights[name]
+
+
+def test_settings_of_a_fused_matrix_hold_for_its_parts():
+    whole, own = Activations(8, 32), Activations(8, None)
+    checkpoint = FakeCheckpoint({}, activations={"w": whole, "v": own, "v[0:2]": whole})
+    settings = activations_of(checkpoint, ["w[0:2]", "w[2:6]", "v", "v[0:2]", "u"])
+    assert settings == {"w[0:2]": whole, "w[2:6]": whole, "v": own, "v[0:2]": whole}

@@ -10,7 +10,7 @@ Files also begin their names differently: `spellings` lists pairs (our beginning
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,6 +18,7 @@ import numpy as np
 from slipstream.checkpoint.checkpoint import Checkpoint
 from slipstream.errors import FileFormatError, UnsupportedError
 from slipstream.formats.tensor import AffineTensor, DenseTensor, Tensor
+from slipstream.graph.ops import Activations
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -81,6 +82,17 @@ class Weights(Mapping[str, Tensor]):
 
     def __len__(self) -> int:
         return len(self.shapes)
+
+
+def activations_of(checkpoint: Checkpoint, names: Iterable[str]) -> dict[str, Activations]:
+    """The checkpoint's own settings by the graph's names: those of a fused matrix hold for parts."""
+    settings = checkpoint.activations
+    return {
+        name: settings[key]
+        for name in names
+        for key in (name if name in settings else parse_part(name).stored,)
+        if key in settings
+    }
 
 
 def take_part(tensor: Tensor, part: Part) -> Tensor:
