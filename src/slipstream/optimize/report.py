@@ -66,7 +66,7 @@ def _tiles(study: Study, chosen: Result | None) -> str:
     ):
         ratio = mine.value / theirs.value
         tiles.append(
-            (f"{mine.value:.1f}", words, f"{ratio:.2f} × the baseline's {theirs.value:.1f}")
+            (f"{mine.value:.1f}", speed, f"{ratio:.2f} × the baseline's {theirs.value:.1f}")
         )
     cells = "".join(
         f"<div class=tile><b>{escape(big)}</b><span>{escape(what)}</span>"

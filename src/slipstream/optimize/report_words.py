@@ -12,8 +12,8 @@ HOW_TO_READ = (
     "perplexity divided by the original's.",
     "Intervals are 95 % bootstrap intervals (BCa) over blocks of 64 positions. A limit on quality "
     "is kept only if the unfavorable end of the interval keeps it.",
-    "Speeds are medians of alternating rounds of one stream, with the slowest and the fastest round "
-    "in brackets; for a limit the slowest counts. Rows of equal formats share one measurement: how "
+    "Speeds are medians of alternating rounds of one stream, with the slowest and fastest round in "
+    "brackets; for a limit the slowest counts. Rows of equal formats share one measurement: how "
     "the codes were chosen does not change the work.",
     "MB is the size of the stored tensors. Memory is what packing the weights for the kernels and "
     "reading a 512-token prompt added to the process, in MB, measured.",
@@ -50,7 +50,7 @@ def method(study: Study) -> Iterator[str]:
     )
     yield "rtn: rounding to nearest, clipping searched for the least squared error of each group."
     yield (
-        "a8 g32: the inputs of linears are rounded to int8 with one scale per 32 values of a token; "
+        "a8 g32: inputs of linears are rounded to int8 with one scale per 32 values of a token; "
         "a32: they stay float32. g32, g64: weights share a scale in groups of 32 or 64; row: one "
         "scale per output. asym: with an integer zero point. Embedding and head are int8 per row "
         "unless the recipe says otherwise."
