@@ -5,10 +5,10 @@ import hashlib
 import gguf
 import numpy as np
 import pytest
-import torch
-from transformers import LlamaConfig, LlamaForCausalLM
-from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
+from transformers import LlamaConfig
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
+from slipstream.checkpoint.folder import FolderCheckpoint
 from slipstream.checkpoint.gguf_checkpoint import GGUFCheckpoint
 from slipstream.checkpoint.gguf_names import ARCHITECTURES, hugging_face_names
 from slipstream.errors import GGUFError, UnsupportedError
@@ -111,6 +111,37 @@ def test_rotary_factors_become_part_of_the_config(opened):
     assert "rope_freqs.weight" not in checkpoint.names()
 
 
+@pytest.mark.parametrize("factor", [8.0, 32.0])
+def test_the_scheme_of_llama_3_is_found_again_in_its_factors(opened, factor):
+    scheme = {
+        "rope_type": "llama3",
+        "factor": factor,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 8192,
+    }
+    config = LlamaConfig(head_dim=128, rope_parameters=scheme | {"rope_theta": 500_000.0})
+    scaled = ROPE_INIT_FUNCTIONS["llama3"](config, None)[0].numpy()
+    plain = 500_000.0 ** -(np.arange(0, 128, 2) / 128)
+    divisors = (plain / scaled).astype("<f4")
+    metadata = {"llama.rope.freq_base": 500_000.0}
+    checkpoint = opened(metadata, {"rope_freqs.weight": ((64,), 0, divisors.tobytes())})
+    assert checkpoint.config["rope_scaling"] == scheme
+    assert "slipstream_rope_factors" not in checkpoint.config
+
+
+def test_factors_of_one_are_no_scaling(opened):
+    checkpoint = opened(tensors={"rope_freqs.weight": ((4,), 0, np.ones(4, "<f4").tobytes())})
+    assert not {"rope_scaling", "slipstream_rope_factors"} & checkpoint.config.keys()
+
+
+@pytest.mark.parametrize("bad", [0.0, -1.0, np.nan, np.inf])
+def test_factors_that_turn_nothing_are_refused(opened, bad):
+    divisors = np.array([1, 1, bad, 1], "<f4")
+    with pytest.raises(GGUFError, match="not all above zero"):
+        opened(tensors={"rope_freqs.weight": ((4,), 0, divisors.tobytes())})
+
+
 @pytest.mark.parametrize(
     ("metadata", "expected"),
     [
@@ -127,7 +158,7 @@ def test_rotary_scaling_is_told_as_hugging_face_tells_it(opened, metadata, expec
     assert opened(metadata).config.get("rope_scaling") == expected
 
 
-def test_gemma_says_that_its_norms_hold_the_one(tmp_path, gguf_bytes, tiny_llama):
+def test_gemma_norms_are_without_the_one_that_is_added(tmp_path, gguf_bytes, tiny_llama):
     metadata = renamed(
         tiny_llama[0], "gemma2", attn_logit_softcapping=50.0, final_logit_softcapping=30.0
     )
@@ -140,10 +171,8 @@ def test_gemma_says_that_its_norms_hold_the_one(tmp_path, gguf_bytes, tiny_llama
     (tmp_path / "m.gguf").write_bytes(gguf_bytes(metadata, tiny_llama[1]))
     checkpoint = GGUFCheckpoint(tmp_path / "m.gguf")
     config = checkpoint.config
-    assert (
-        config["slipstream_norm_offset"] == 0.0
-        and config["head_dim"] == config["query_pre_attn_scalar"] == 16
-    )
+    assert (checkpoint.tensor("model.norm.weight").data == 0).all()  # ones in the file
+    assert config["head_dim"] == config["query_pre_attn_scalar"] == 16
     assert config["layer_types"] == ["sliding_attention", "full_attention"] * 2
     assert config["hidden_activation"] == "gelu_pytorch_tanh" and config["sliding_window"] == 16
     assert "model.layers.0.pre_feedforward_layernorm.weight" in checkpoint.names()
@@ -250,8 +279,30 @@ def test_smollm2_reads_as_the_gguf_package_reads_it(smollm2_path):
     np.testing.assert_array_equal(tensor.dequantize(), expected)
 
 
+def test_two_conversions_of_one_model_have_equal_tensors(shared_data):
+    folder = shared_data / "models" / "stories260K"
+    ours, theirs = GGUFCheckpoint(folder / "stories260K.gguf"), FolderCheckpoint(folder / "hf")
+    for name in theirs.names():
+        np.testing.assert_array_equal(
+            ours.tensor(name).dequantize(), theirs.tensor(name).dequantize()
+        )
+    same = [
+        "hidden_size",
+        "num_key_value_heads",
+        "rms_norm_eps",
+        "rope_theta",
+        "vocab_size",
+        "eos_token_id",
+    ]
+    assert {key: ours.config[key] for key in same} == {key: theirs.config[key] for key in same}
+
+
 @pytest.mark.slow
 def test_smollm2_has_the_weights_that_transformers_reads(smollm2_path):
+    import torch  # noqa: PLC0415 (seconds that only the slow tests should pay)
+    from transformers import LlamaForCausalLM  # noqa: PLC0415
+    from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint  # noqa: PLC0415
+
     config = load_gguf_checkpoint(str(smollm2_path))["config"]
     with torch.device("meta"):
         model = LlamaForCausalLM(LlamaConfig(**config))

@@ -1,7 +1,7 @@
 """A GGUF file as a checkpoint: a Hugging Face config and Hugging Face names, nothing re-quantized.
 
-`open_checkpoint` makes it. Values stay as they are stored; only the order of rows changes, where
-llama.cpp's converter had changed it.
+`open_checkpoint` makes it. What llama.cpp's converter changed is changed back: the order of rows in
+queries and keys, and the 1 in Gemma's norms. All other values stay as they are stored.
 """
 
 import hashlib
@@ -28,6 +28,9 @@ _TOKENIZER = "tokenizer.ggml."
 # llama.cpp turns neighbouring pairs of a head in these, Hugging Face pairs half a head apart.
 _PAIRED = frozenset(["llama", "smollm3"])
 
+# Here its converter has added the 1 to the weights of norms that Hugging Face adds when it runs.
+_RAISED = frozenset(["gemma2", "gemma3"])
+
 
 class GGUFCheckpoint:
     """One GGUF model. Tensors are decoded when asked for; tokenizer lists when first read."""
@@ -53,6 +56,9 @@ class GGUFCheckpoint:
                 return _unpair_rows(tensor, self.config["num_attention_heads"], name)
             if ".k_proj." in name:
                 return _unpair_rows(tensor, self.config["num_key_value_heads"], name)
+        if self.architecture in _RAISED and name.endswith("norm.weight"):
+            # Exact for what was converted from bfloat16 or float16: the sum had room for all bits.
+            return DenseTensor(tensor.dequantize() - np.float32(1))
         return tensor
 
     def identity(self) -> str:

@@ -1,20 +1,18 @@
 """From GGUF's metadata to a config.json: the sizes, and what each architecture has of its own.
 
 `gguf_checkpoint` calls `hugging_face_config`. What GGUF leaves unsaid (activations, windows,
-scales) is filled in as llama.cpp does. Three keys are our own, where Hugging Face has none:
+scales) is filled in as llama.cpp does. Two keys are our own, where Hugging Face has none:
 
-    slipstream_norm_offset    0.0 for Gemma: GGUF's norm weights already hold the 1 that is added
-    slipstream_rope_factors   one divisor per rotary frequency (Llama 3.1's scaling, worked out)
+    slipstream_rope_factors   one divisor per rotary frequency, where no known scheme made them
     slipstream_conv1d         false for GPT-2: GGUF's matrices are [out, in] like everyone else's
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from slipstream.checkpoint.gguf import GGUFFile
+from slipstream.checkpoint.gguf_fields import Fields
+from slipstream.checkpoint.gguf_rope import rope_scaling
 from slipstream.errors import GGUFError, UnsupportedError
 
 Config = dict[str, Any]
@@ -22,52 +20,9 @@ Config = dict[str, Any]
 _MOST_LAYERS = 1 << 16
 
 
-@dataclass(frozen=True)
-class _Fields:
-    """The keys ``ARCHITECTURE.…`` of a file, read with their types checked."""
-
-    file: GGUFFile
-    architecture: str
-
-    def integer(self, key: str, default: int | None = None) -> int:
-        """A positive integer; of a list with one entry per layer, the one they all are."""
-        value = self._value(key, default)
-        if isinstance(value, list) and value and all(entry == value[0] for entry in value):
-            value = value[0]
-        if type(value) is not int or not 0 < value < 1 << 31:
-            raise self._wrong(key, value, "a positive integer")
-        return value
-
-    def number(self, key: str, default: float | None = None) -> float:
-        """A number, as a float."""
-        value = self._value(key, default)
-        if type(value) not in (int, float):
-            raise self._wrong(key, value, "a number")
-        with np.errstate(over="ignore"):
-            single = np.float32(value)  # the file's 1e-5 is a float32; the model's was a decimal
-        return float(str(single)) if single == value else float(value)
-
-    def has(self, key: str) -> bool:
-        """Whether the file says it."""
-        return f"{self.architecture}.{key}" in self.file.metadata
-
-    def get(self, key: str, default: Any = None) -> Any:
-        """Whatever the file says."""
-        return self.file.metadata.get(f"{self.architecture}.{key}", default)
-
-    def _value(self, key: str, default: Any) -> Any:
-        value = self.get(key, default)
-        if value is None:
-            raise GGUFError(f"the key {self.architecture}.{key} is missing: is this a whole model?")
-        return value
-
-    def _wrong(self, key: str, value: Any, what: str) -> GGUFError:
-        return GGUFError(f"the key {self.architecture}.{key} is {_shown(value)}, not {what}")
-
-
 def hugging_face_config(file: GGUFFile, architecture: str) -> Config:
     """The config of a model whose architecture is one of `gguf_names.ARCHITECTURES`."""
-    fields = _Fields(file, architecture)
+    fields = Fields(file, architecture)
     if fields.get("expert_count", 0):
         raise UnsupportedError("mixtures of experts are not supported yet")
     config = _ends(file) | _PAGES[architecture](fields)
@@ -100,7 +55,7 @@ def _end_ids(metadata: Mapping[str, Any]) -> list[int]:
     return list(dict.fromkeys(ids))
 
 
-def _decoder(fields: _Fields, model_type: str, architecture: str) -> Config:
+def _decoder(fields: Fields, model_type: str, architecture: str) -> Config:
     """The part that every architecture but GPT-2 shares."""
     width, heads = fields.integer("embedding_length"), fields.integer("attention.head_count")
     head_dim = fields.integer("attention.key_length", width // heads)
@@ -123,80 +78,24 @@ def _decoder(fields: _Fields, model_type: str, architecture: str) -> Config:
     turned = fields.integer("rope.dimension_count", head_dim)
     if turned != head_dim:
         config["partial_rotary_factor"] = turned / head_dim
-    return config | _rope_scaling(fields)
+    return config | rope_scaling(fields)
 
 
-def _layers(fields: _Fields) -> int:
+def _layers(fields: Fields) -> int:
     layers = fields.integer("block_count")
     if layers > _MOST_LAYERS:
         raise GGUFError(f"the file announces {layers} layers: it is damaged")
     return layers
 
 
-def _rope_scaling(fields: _Fields) -> Config:
-    """How rotary frequencies are scaled, as Hugging Face says it where it can."""
-    if "rope_freqs.weight" in fields.file.tensors:
-        return {"slipstream_rope_factors": _factors(fields, "rope_freqs.weight")}
-    if "rope_factors_long.weight" in fields.file.tensors:
-        return _longrope(fields)
-    kind = fields.get("rope.scaling.type", "none")
-    old = fields.get("rope.scale_linear")  # before there were types
-    if kind == "none" and type(old) is float and old > 1:
-        return {"rope_scaling": {"rope_type": "linear", "factor": old}}
-    if kind == "none":
-        return {}
-    if kind not in ("linear", "yarn"):
-        raise UnsupportedError(f"rotary scaling of the type {_shown(kind)} is not supported")
-    scaling: Config = {"rope_type": kind, "factor": fields.number("rope.scaling.factor")}
-    if kind == "yarn":
-        scaling |= _yarn(fields)
-    return {"rope_scaling": scaling}
-
-
-def _yarn(fields: _Fields) -> Config:
-    names = {
-        "rope.scaling.original_context_length": "original_max_position_embeddings",
-        "rope.scaling.attn_factor": "attention_factor",
-        "rope.scaling.yarn_beta_fast": "beta_fast",
-        "rope.scaling.yarn_beta_slow": "beta_slow",
-    }
-    found = {ours: fields.number(key) for key, ours in names.items() if fields.has(key)}
-    original = found.get("original_max_position_embeddings")
-    return (
-        found if original is None else found | {"original_max_position_embeddings": int(original)}
-    )
-
-
-def _longrope(fields: _Fields) -> Config:
-    original = fields.integer(
-        "rope.scaling.original_context_length", fields.integer("context_length")
-    )
-    scaling: Config = {
-        "rope_type": "longrope",
-        "long_factor": _factors(fields, "rope_factors_long.weight"),
-        "short_factor": _factors(fields, "rope_factors_short.weight"),
-        "original_max_position_embeddings": original,
-    }
-    if fields.has("rope.scaling.attn_factor"):
-        scaling["attention_factor"] = fields.number("rope.scaling.attn_factor")
-    return {"rope_scaling": scaling, "original_max_position_embeddings": original}
-
-
-def _factors(fields: _Fields, name: str) -> list[float]:
-    info = fields.file.tensors.get(name)
-    if info is None or len(info.shape) != 1 or info.shape[0] > 1 << 16:
-        raise GGUFError(f"the rotary factors {name!r} are missing or of the wrong shape")
-    return [float(factor) for factor in fields.file.tensor(name).dequantize()]
-
-
-def _llama(fields: _Fields) -> Config:
+def _llama(fields: Fields) -> Config:
     config = _decoder(fields, "llama", "LlamaForCausalLM")
     config["attention_bias"] = "blk.0.attn_q.bias" in fields.file.tensors
     config["mlp_bias"] = "blk.0.ffn_down.bias" in fields.file.tensors
     return config
 
 
-def _smollm3(fields: _Fields) -> Config:
+def _smollm3(fields: Fields) -> Config:
     config = _decoder(fields, "smollm3", "SmolLM3ForCausalLM")
     layers = config["num_hidden_layers"]
     config["no_rope_layer_interval"] = 4  # fixed in llama.cpp
@@ -205,24 +104,24 @@ def _smollm3(fields: _Fields) -> Config:
     return config
 
 
-def _qwen2(fields: _Fields) -> Config:
+def _qwen2(fields: Fields) -> Config:
     return _decoder(fields, "qwen2", "Qwen2ForCausalLM") | {"use_sliding_window": False}
 
 
-def _qwen3(fields: _Fields) -> Config:
+def _qwen3(fields: Fields) -> Config:
     config = _decoder(fields, "qwen3", "Qwen3ForCausalLM") | {"use_sliding_window": False}
     config["attention_bias"] = "blk.0.attn_q.bias" in fields.file.tensors
     return config
 
 
-def _gemma2(fields: _Fields) -> Config:
+def _gemma2(fields: Fields) -> Config:
     config = _decoder(fields, "gemma2", "Gemma2ForCausalLM") | _gemma(fields, every=2, large=46)
     config["attn_logit_softcapping"] = fields.number("attn_logit_softcapping", 50.0)
     config["final_logit_softcapping"] = fields.number("final_logit_softcapping", 30.0)
     return config
 
 
-def _gemma3(fields: _Fields) -> Config:
+def _gemma3(fields: Fields) -> Config:
     config = _decoder(fields, "gemma3_text", "Gemma3ForCausalLM") | _gemma(
         fields, every=6, large=62
     )
@@ -234,7 +133,7 @@ def _gemma3(fields: _Fields) -> Config:
     return config
 
 
-def _gemma(fields: _Fields, every: int, large: int) -> Config:
+def _gemma(fields: Fields, every: int, large: int) -> Config:
     """What Gemma 2 and 3 share. Only the 27B models, known by their depth, scale by the width."""
     width, heads = fields.integer("embedding_length"), fields.integer("attention.head_count")
     layers = _layers(fields)
@@ -246,24 +145,23 @@ def _gemma(fields: _Fields, every: int, large: int) -> Config:
         "query_pre_attn_scalar": width // heads if layers == large else head_dim,
         "sliding_window": fields.integer("attention.sliding_window", 4096 if every == 2 else 1024),
         "layer_types": [sliding if (i + 1) % every else full for i in range(layers)],
-        "slipstream_norm_offset": 0.0,
     }
 
 
-def _phi3(fields: _Fields) -> Config:
+def _phi3(fields: Fields) -> Config:
     config = _decoder(fields, "phi3", "Phi3ForCausalLM")
     window = fields.get("attention.sliding_window", 0)
     config["sliding_window"] = window if type(window) is int and window > 0 else None
     return config
 
 
-def _olmo2(fields: _Fields) -> Config:
+def _olmo2(fields: Fields) -> Config:
     if fields.has("attention.sliding_window"):
         raise UnsupportedError("OLMo 3, the OLMo 2 with sliding windows, is not supported yet")
     return _decoder(fields, "olmo2", "Olmo2ForCausalLM") | {"attention_bias": False}
 
 
-def _gpt2(fields: _Fields) -> Config:
+def _gpt2(fields: Fields) -> Config:
     width = fields.integer("embedding_length")
     return {
         "architectures": ["GPT2LMHeadModel"],
@@ -279,13 +177,7 @@ def _gpt2(fields: _Fields) -> Config:
     }
 
 
-def _shown(value: Any) -> str:
-    """A value in an error message, never longer than a line."""
-    text = repr(value) if not isinstance(value, list) else f"a list of {len(value)}"
-    return text if len(text) < 60 else text[:57] + "…"
-
-
-_PAGES: dict[str, Callable[[_Fields], Config]] = {
+_PAGES: dict[str, Callable[[Fields], Config]] = {
     "llama": _llama,
     "smollm3": _smollm3,
     "qwen2": _qwen2,

@@ -7,6 +7,7 @@ turns names into such paths.
 import re
 from pathlib import Path
 
+from slipstream.checkpoint.artifact import is_artifact, read_manifest
 from slipstream.checkpoint.checkpoint import Checkpoint
 from slipstream.checkpoint.folder import FolderCheckpoint
 from slipstream.checkpoint.gguf_checkpoint import GGUFCheckpoint
@@ -18,7 +19,8 @@ _LATER_PART = re.compile(r".*-(?!00001)\d{5}-of-\d{5}\.gguf")
 def open_checkpoint(path: str | Path) -> Checkpoint:
     """The checkpoint at `path`: a GGUF file, a folder with one, or a Hugging Face folder.
 
-    SourceError if there is nothing there, FileFormatError if it is no model, or a damaged one.
+    SourceError if there is nothing there, FileFormatError if it is no model, or a damaged one. The
+    hashes of an artifact are not computed here (a second per GB): `artifact.verify` does that.
     """
     path = Path(path)
     if path.is_dir():
@@ -31,6 +33,8 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
 
 
 def _open_folder(folder: Path) -> Checkpoint:
+    if is_artifact(folder):
+        read_manifest(folder)  # of a version that this Slipstream knows
     if (folder / "config.json").is_file():
         return FolderCheckpoint(folder)
     found = sorted(p for p in folder.glob("*.gguf") if not _LATER_PART.fullmatch(p.name))
