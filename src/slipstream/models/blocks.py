@@ -183,7 +183,7 @@ def head_of(tied: bool) -> str:
 
 @dataclass(frozen=True)
 class _Part:
-    """Queries, keys or values: their names, and how many heads; a fused matrix holds some before."""
+    """Queries, keys or values: names, how many heads, and how many a fused matrix holds before."""
 
     node: str  # layers.0.attention.query
     stored: str  # model.layers.0.self_attn.q

@@ -85,7 +85,7 @@ class Weights(Mapping[str, Tensor]):
 
 
 def activations_of(checkpoint: Checkpoint, names: Iterable[str]) -> dict[str, Activations]:
-    """The checkpoint's own settings by the graph's names: those of a fused matrix hold for parts."""
+    """The checkpoint's own settings, by the graph's names: a fused matrix's hold for its parts."""
     settings = checkpoint.activations
     return {
         name: settings[key]
