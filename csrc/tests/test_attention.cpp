@@ -1,0 +1,145 @@
+// Attention of every instruction set: near a slow double-precision one, and equal in every bit to
+// the portable one, whatever block a query is computed in.
+
+#include "kernels/attention.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <random>
+#include <vector>
+
+#include "tests/claims.h"
+
+using namespace slipstream;
+
+// A head with `positions` random keys and values on pages in reverse order.
+struct Head {
+  AttentionShape shape;
+  int positions;
+  std::vector<float> keys, values;  // [positions][head_dim]
+  std::vector<std::byte> pages;
+  std::vector<std::int32_t> table;
+  std::size_t half_bytes;
+
+  Head(AttentionShape shape, int positions, Isa isa) : shape(shape), positions(positions) {
+    std::mt19937 random(positions);
+    std::normal_distribution<float> normal;
+    for (int i = 0; i < positions * shape.head_dim; ++i) {
+      keys.push_back(normal(random));
+      values.push_back(normal(random));
+    }
+    half_bytes = static_cast<std::size_t>(shape.head_dim) * kTile * (shape.bfloat16 ? 2 : 4);
+    const int count = (positions + kTile - 1) / kTile;
+    for (int page = 0; page < count; ++page) table.push_back(count - 1 - page);
+    pages.assign(2 * half_bytes * count, std::byte{0xff});  // NaN wherever nothing is written
+    for (int p = 0; p < positions; ++p) {
+      std::byte* page = pages.data() + 2 * half_bytes * table[p / kTile];
+      attention_kernels(isa).write(shape, &keys[p * shape.head_dim], &values[p * shape.head_dim],
+                                   page, page + half_bytes, p % kTile);
+    }
+  }
+
+  HeadPages view() const {
+    return {pages.data(), pages.data() + half_bytes, 2 * half_bytes, table.data()};
+  }
+};
+
+struct Query {
+  std::vector<float> values;
+  int first, last;
+};
+
+static std::vector<float> run(const Head& head, const std::vector<Query>& queries, Isa isa) {
+  const AttentionKernels& kernels = attention_kernels(isa);
+  const int size = state_size(head.shape.head_dim);
+  std::vector<float> total(queries.size() * size), next(queries.size() * size);
+  std::vector<float> out(queries.size() * head.shape.head_dim);
+  QueryBlock block{};
+  block.count = static_cast<int>(queries.size());
+  for (int i = 0; i < block.count; ++i) {
+    block.queries[i] = queries[i].values.data();
+    block.first[i] = queries[i].first;
+    block.last[i] = queries[i].last;
+  }
+  for (int split = 0; split * kSplit < head.positions; ++split) {
+    for (int i = 0; i < block.count; ++i) {
+      const bool begins = block.first[i] / kSplit == split;
+      block.states[i] = (begins ? total.data() : next.data()) + i * size;
+    }
+    kernels.attend(head.shape, head.view(), block, split);
+    for (int i = 0; i < block.count; ++i) {
+      const bool joins = block.first[i] / kSplit < split && split <= (block.last[i] - 1) / kSplit;
+      if (joins) kernels.merge(head.shape.head_dim, &total[i * size], &next[i * size]);
+    }
+  }
+  for (int i = 0; i < block.count; ++i) {
+    kernels.finish(head.shape.head_dim, &total[i * size], &out[i * head.shape.head_dim]);
+  }
+  return out;
+}
+
+static std::vector<double> slowly(const Head& head, const Query& query) {
+  const int width = head.shape.head_dim;
+  std::vector<double> weights, out(width, 0.0);
+  double total = 0.0;
+  for (int p = query.first; p < query.last; ++p) {
+    double score = 0.0;
+    for (int d = 0; d < width; ++d) score += double(query.values[d]) * head.keys[p * width + d];
+    score *= head.shape.scale;
+    if (head.shape.soft_cap != 0.0f) {
+      score = head.shape.soft_cap * std::tanh(score / head.shape.soft_cap);
+    }
+    weights.push_back(std::exp(score));
+    total += weights.back();
+  }
+  for (int p = query.first; p < query.last; ++p) {
+    for (int d = 0; d < width; ++d) {
+      out[d] += weights[p - query.first] / total * head.values[p * width + d];
+    }
+  }
+  return out;
+}
+
+static std::vector<Query> random_queries(int count, int positions, int head_dim) {
+  std::mt19937 random(count * 7919 + positions);
+  std::normal_distribution<float> normal;
+  std::vector<Query> queries(count);
+  for (Query& query : queries) {
+    for (int d = 0; d < head_dim; ++d) query.values.push_back(normal(random));
+    query.last = 1 + random() % positions;
+    query.first = random() % 2 ? 0 : random() % query.last;
+  }
+  return queries;
+}
+
+static void check(AttentionShape shape, int positions, int count, Isa isa) {
+  const Head head(shape, positions, isa);
+  const auto queries = random_queries(count, positions, shape.head_dim);
+  const auto out = run(head, queries, isa);
+  const auto portable = run(head, queries, Isa::portable);
+  CLAIM(std::memcmp(out.data(), portable.data(), out.size() * sizeof(float)) == 0);
+  const double tolerance = shape.bfloat16 ? 0.03 : 1e-5;
+  for (int i = 0; i < count; ++i) {
+    const auto truth = slowly(head, queries[i]);
+    const auto alone = run(head, {queries[i]}, isa);
+    for (int d = 0; d < shape.head_dim; ++d) {
+      CLAIM(std::abs(out[i * shape.head_dim + d] - truth[d]) < tolerance);
+      CLAIM(out[i * shape.head_dim + d] == alone[d]);
+    }
+  }
+}
+
+int main() {
+  for (Isa isa : isas_supported()) {
+    for (int head_dim : {8, 16, 20, 64, 80}) {
+      for (bool bfloat16 : {false, true}) {
+        const AttentionShape shape{head_dim, 0.2f, head_dim == 20 ? 2.0f : 0.0f, bfloat16};
+        for (int count = 1; count <= kQueryBlock; ++count) {
+          for (int positions : {1, 64, 65, 300, 1100}) check(shape, positions, count, isa);
+        }
+      }
+    }
+  }
+  return failed_claims;
+}
