@@ -8,8 +8,8 @@ The public names below are loaded when first used: importing the package costs a
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
 
+TYPE_CHECKING = False  # true for type checkers; importing `typing` for it would cost more
 if TYPE_CHECKING:
     from slipstream.engine.answer import Completion, Delta
     from slipstream.engine.engine import Engine
@@ -45,7 +45,7 @@ _HOMES = {
 }
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name not in _HOMES:
         raise AttributeError(f"module 'slipstream' has no attribute {name!r}")
     value = getattr(import_module(_HOMES[name]), name)

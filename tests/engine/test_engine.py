@@ -157,12 +157,12 @@ def test_statistics_count_what_happened():
 
 job = st.tuples(
     st.lists(st.integers(0, 15), min_size=1, max_size=150),
-    st.integers(1, 80),
+    st.integers(1, 50),
     st.sampled_from([0.0, 0.7, 1.5]),
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     jobs=st.lists(job, min_size=1, max_size=8),
     max_batch=st.integers(1, 6),

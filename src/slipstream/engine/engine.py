@@ -121,11 +121,14 @@ class Engine:
         self._answers[request.id] = Answer(request, self.tokenizer, self._clock())
         self.scheduler.add(request)
 
-    def cancel(self, request_id: int) -> None:
-        """Ends a request now and frees its pages. One that is over already is left alone."""
+    def cancel(self, request_id: int) -> Delta | None:
+        """Ends a request now, frees its pages; its last delta, or None if it was over already."""
         answer = self._forget(request_id)
-        if answer is not None:
-            self._file([answer.cancel(self._clock())])
+        if answer is None:
+            return None
+        delta = answer.cancel(self._clock())
+        self._file([delta])
+        return delta
 
     def cancel_all(self) -> None:
         """Ends every request: after a failed step, or when the server must stop."""

@@ -4,8 +4,6 @@ Backends are imported when chosen: the native one needs its extension module, an
 at start-up that the other should not pay.
 """
 
-from typing import cast
-
 from slipstream.backends.batch import Program
 from slipstream.engine.options import Settings
 from slipstream.models.model import Model
@@ -17,10 +15,12 @@ def compile_program(model: Model, settings: Settings) -> Program:
         from slipstream.backends.reference import compile_reference  # noqa: PLC0415
 
         reference = compile_reference(model.graph, model.weights, kv_dtype=settings.kv_dtype)
-        return cast(Program, reference)  # a program accepts only the KV that it made
+        return reference
     from slipstream.backends.native import NativeOptions, compile_native  # noqa: PLC0415
 
     options = NativeOptions(
         threads=settings.threads, activations=settings.activations, kv_dtype=settings.kv_dtype
     )
-    return compile_native(model.graph, model.weights, options)
+    return compile_native(
+        model.graph, model.weights, options, settings=model.checkpoint.activations
+    )

@@ -1,0 +1,157 @@
+"""The command line: `slipstream VERB …`. Each verb is a file, imported only when it is called.
+
+Errors made for users are one line on stderr and an exit code; Ctrl-C is 130. ``--help`` imports
+nothing but this file.
+"""
+
+import functools
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, NoReturn
+
+import slipstream
+from slipstream.errors import SlipstreamError
+
+INTERRUPTED = 130  # 128 + SIGINT, as shells say it
+USAGE = 2
+
+
+@dataclass(frozen=True)
+class Verb:
+    """Where a verb lives, and what the help says of it."""
+
+    module: str
+    summary: str
+    example: str
+
+
+VERBS: dict[str, Verb] = {
+    "pull": Verb(
+        "slipstream.cli.pull",
+        "Fetch a model into the cache, verified.",
+        "slipstream pull smollm2:135m",
+    ),
+    "inspect": Verb(
+        "slipstream.cli.inspect",
+        "Show what a model is made of, and what it costs on this machine.",
+        "slipstream inspect smollm2:135m --measure",
+    ),
+    "generate": Verb(
+        "slipstream.cli.generate",
+        "Answer one prompt.",
+        'slipstream generate smollm2:135m -p "Why is the sky blue?"',
+    ),
+    "chat": Verb(
+        "slipstream.cli.chat",
+        "Talk with a model.",
+        "slipstream chat",
+    ),
+    "serve": Verb(
+        "slipstream.cli.serve",
+        "Serve a model over HTTP, as OpenAI's API.",
+        "slipstream serve smollm2:135m --port 8000",
+    ),
+    "optimize": Verb(
+        "slipstream.cli.optimize",
+        "Find the fastest form of a model within your limits, prove it, write it.",
+        'slipstream optimize smollm2:135m --limit "kl<0.02" -o OUT',
+    ),
+    "evaluate": Verb(
+        "slipstream.cli.evaluate",
+        "Measure a model's quality against another, or its perplexity.",
+        "slipstream evaluate OUT --against smollm2:135m",
+    ),
+    "bench": Verb(
+        "slipstream.cli.bench",
+        "Measure how fast models run here.",
+        "slipstream bench OUT smollm2:135m",
+    ),
+}
+
+
+def main(arguments: list[str] | None = None) -> NoReturn:
+    """Entry point: runs the verb that the arguments name, and exits."""
+    words = sys.argv[1:] if arguments is None else arguments
+    if not words or words[0] in ("--help", "-h", "help"):
+        print(help_text())
+        sys.exit(0)
+    if words[0] in ("--version", "-V"):
+        print(f"slipstream {slipstream.__version__}")
+        sys.exit(0)
+    if words[0] not in VERBS:
+        _fail(unknown(words[0]), USAGE)
+    run_verb(words[0], words[1:])
+
+
+def run_verb(name: str, words: list[str]) -> NoReturn:
+    """Imports the verb and hands it its words; ends the process with the verb's exit code."""
+    guarded(_run)(name, words)
+    sys.exit(0)
+
+
+def _run(name: str, words: list[str]) -> None:
+    import typer  # noqa: PLC0415  here, so that --help does not pay for it
+
+    verb = VERBS[name]
+    command = import_module(verb.module).command
+    epilog = None if "Example" in (command.__doc__ or "") else f"Example: {verb.example}"
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command(name, epilog=epilog)(guarded(command))
+    app(args=words, prog_name=f"slipstream {name}")
+
+
+def guarded(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function`, ending the process as the command line promises whatever it raises on purpose."""
+
+    @functools.wraps(function)
+    def run(*args: Any, **more: Any) -> Any:
+        try:
+            return function(*args, **more)
+        except SlipstreamError as error:
+            _fail(str(error), error.exit_code)
+        except KeyboardInterrupt:
+            sys.exit(INTERRUPTED)
+        except BrokenPipeError:  # the reader of our output left, as `head` does
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(1)
+
+    return run
+
+
+def help_text() -> str:
+    """The table of verbs."""
+    width = max(map(len, VERBS))
+    rows = [f"  {name:<{width}}  {verb.summary}" for name, verb in VERBS.items()]
+    return "\n".join(
+        [
+            "usage: slipstream VERB …",
+            "",
+            "Large language models as fast as this machine allows, within the loss you allow.",
+            "",
+            *rows,
+            "",
+            "slipstream VERB --help says more; slipstream --version says which one this is.",
+            f"example: {VERBS['generate'].example}",
+        ]
+    )
+
+
+def unknown(word: str) -> str:
+    """What to say of a verb that does not exist."""
+    import difflib  # noqa: PLC0415  only for mistakes
+
+    close = difflib.get_close_matches(word, VERBS, n=1)
+    hint = f"did you mean {close[0]!r}?" if close else "see slipstream --help"
+    return f"there is no verb {word!r}; {hint}"
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()
