@@ -43,7 +43,7 @@ def main(job_text: str) -> None:
     job = json.loads(job_text)
     model = load(job["model"])
     options = NativeOptions(**job["options"])
-    wishes = model.checkpoint.activations
+    wishes = model.activations
     program = compile_native(model.graph, model.weights, options, settings=wishes)
     Contestant(program, Workload(**job["workload"])).turn()
     print(own_peak_bytes())

@@ -92,7 +92,7 @@ def read_activations(text: str) -> Choice:
 def open_entry(name: str, options: NativeOptions) -> Entry:
     """Loads and compiles a model."""
     model = load(name)
-    wishes = model.checkpoint.activations
+    wishes = model.activations
     program = compile_native(model.graph, model.weights, options, settings=wishes)
     return Entry(name, program, sizes_of(model.graph, model.weights))
 

@@ -65,7 +65,7 @@ def command(  # noqa: PLR0917  each argument is an option of the command line
 def inspect(model: Model, step: StepShape, measure: bool, probe: bool = False) -> Inspection:
     """Looks at the weights once, probes the machine if need be, and runs the step if asked to."""
     weights = look_at(model.graph, model.weights)
-    wishes = model.checkpoint.activations
+    wishes = model.activations
     graph = fuse(assign_activations(model.graph, model.weights, "auto", wishes))
     measured_s: Mapping[str, float] | None = None
     if measure:

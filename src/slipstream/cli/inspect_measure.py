@@ -17,7 +17,7 @@ def measure_nodes(model: Model, rows: int, context: int, repeats: int = 9) -> di
 
     What the cache holds does not change the time, so it is left as it was made.
     """
-    wishes = model.checkpoint.activations
+    wishes = model.activations
     program = compile_native(model.graph, model.weights, settings=wishes)
     pages = -(-(context + rows) // PAGE_SIZE)
     kv = program.new_kv(pages)

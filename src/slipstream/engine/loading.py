@@ -22,5 +22,5 @@ def compile_program(model: Model, settings: Settings) -> Program:
         threads=settings.threads, activations=settings.activations, kv_dtype=settings.kv_dtype
     )
     return compile_native(
-        model.graph, model.weights, options, settings=model.checkpoint.activations
+        model.graph, model.weights, options, settings=model.activations
     )

@@ -1,15 +1,18 @@
 """A model ready to be run: graph, weights, tokenizer. `load` is the door from files to everything.
 
-    checkpoint (GGUF, folder, artifact) → config → one page in this folder → graph
+checkpoint (GGUF, folder, artifact) → config → one page in this folder → graph
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from slipstream.models.tokenizer import Tokenizer
+from slipstream.models.weights import activations_of
+
 from slipstream.checkpoint.checkpoint import Checkpoint
 from slipstream.formats.tensor import Tensor
 from slipstream.graph.graph import Graph
-from slipstream.models.tokenizer import Tokenizer
+from slipstream.graph.ops import Activations
 
 
 @dataclass(frozen=True)
@@ -21,3 +24,8 @@ class Model:
     weights: Mapping[str, Tensor]
     tokenizer: Tokenizer
     checkpoint: Checkpoint
+
+    @property
+    def activations(self) -> Mapping[str, Activations]:
+        """How the checkpoint wants linears' inputs stored, by weight name of the graph."""
+        return activations_of(self.checkpoint, self.graph.weight_names())
