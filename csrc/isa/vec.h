@@ -20,7 +20,13 @@
 
 #include "isa/inline.h"
 
+#if defined(SLIPSTREAM_EMULATED)  // only in csrc/tests
 #if defined(SLIPSTREAM_ISA_AMX)
+#define SLIPSTREAM_ISA emulated_amx
+#else
+#define SLIPSTREAM_ISA emulated_avx512
+#endif
+#elif defined(SLIPSTREAM_ISA_AMX)
 #define SLIPSTREAM_ISA amx
 #elif defined(SLIPSTREAM_ISA_AVX512)
 #define SLIPSTREAM_ISA avx512

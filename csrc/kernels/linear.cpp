@@ -12,8 +12,10 @@ namespace {
 
 int64_t rounded_up(int64_t size, int64_t unit) { return (size + unit - 1) / unit * unit; }
 
-// Group 0 stands for the whole row.
-int64_t resolved(int64_t group, int64_t inputs) { return group == 0 ? inputs : group; }
+// Group 0 stands for the whole row, and so does one that is larger.
+int64_t resolved(int64_t group, int64_t inputs) {
+  return group == 0 || group > inputs ? inputs : group;
+}
 
 void check_group(int64_t group, int64_t inputs) {
   if (group < 1 || (group != inputs && group % 16 != 0))

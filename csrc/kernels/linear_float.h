@@ -94,14 +94,14 @@ struct DirectTile {
     int64_t k = begin;
     for (; k + n <= end; k += n) {
       f32x16 w[P][n];
-#pragma GCC unroll 2
+      SLIPSTREAM_UNROLL(2)
       for (int p = 0; p < P; ++p) Decode::decode(panels[p].codes + k / n * 64, groups[p], w[p]);
-#pragma GCC unroll 8
+      SLIPSTREAM_UNROLL(8)
       for (int i = 0; i < n; ++i)
-#pragma GCC unroll 2
+        SLIPSTREAM_UNROLL(2)
         for (int r = 0; r < R; ++r) {
           const f32x16 value = set1(x.values[r * x.stride + k + i]);
-#pragma GCC unroll 2
+          SLIPSTREAM_UNROLL(2)
           for (int p = 0; p < P; ++p) sums[r][p] = fma(w[p][i], value, sums[r][p]);
         }
     }
@@ -137,7 +137,7 @@ void direct_tile(const PackedMatrix& matrix, int64_t index, const FloatRows& x, 
   const int64_t group_count = (inputs + group - 1) / group;
   const int64_t ahead = int64_t(matrix.panel_bytes()) / group_count;
   for (int64_t g = 0; g < group_count; ++g) {
-    GroupScale groups[P];
+    GroupScale groups[P] = {};
     for (int p = 0; p < P; ++p) {
       prefetch(panels[p].codes + g * ahead + 4096, ahead);
       if (!dense) groups[p] = group_scale(panels[p], g);
@@ -162,14 +162,14 @@ template <int R>
 void float_tile(const float* weights, int64_t inputs, const float* rows, int64_t stride,
                 float* sums) {
   f32x16 sum[R];
-#pragma GCC unroll 16
+  SLIPSTREAM_UNROLL(16)
   for (int r = 0; r < R; ++r) sum[r] = load(sums + r * kLanes);
   for (int64_t k = 0; k < inputs; ++k) {
     const f32x16 w = load(weights + k * kLanes);
-#pragma GCC unroll 16
+    SLIPSTREAM_UNROLL(16)
     for (int r = 0; r < R; ++r) sum[r] = fma(w, set1(rows[r * stride + k]), sum[r]);
   }
-#pragma GCC unroll 16
+  SLIPSTREAM_UNROLL(16)
   for (int r = 0; r < R; ++r) store(sums + r * kLanes, sum[r]);
 }
 

@@ -62,22 +62,22 @@ SLIPSTREAM_INLINE void add_steps(const std::byte* codes, const int8_t* rows, int
   if constexpr (Codes::nibbles) {
     static_assert(kSteps <= kNibbleSteps);
     NibbleSum sums[R];
-#pragma GCC unroll 8
+    SLIPSTREAM_UNROLL(8)
     for (int s = 0; s < kSteps; ++s) {
       const Bytes w = Codes::step(codes, s);
-#pragma GCC unroll 16
+      SLIPSTREAM_UNROLL(16)
       for (int r = 0; r < R; ++r) {
         const Quad a = load_quad(rows + r * stride + s * kStepInputs);
         sums[r] = s == 0 ? start(w, a) : add(sums[r], w, a);
       }
     }
-#pragma GCC unroll 16
+    SLIPSTREAM_UNROLL(16)
     for (int r = 0; r < R; ++r) dot[r] = dot[r] + widen(sums[r]);
   } else {
-#pragma GCC unroll 8
+    SLIPSTREAM_UNROLL(8)
     for (int s = 0; s < kSteps; ++s) {
       const SignedBytes w = signed_bytes(Codes::step(codes, s));
-#pragma GCC unroll 16
+      SLIPSTREAM_UNROLL(16)
       for (int r = 0; r < R; ++r)
         dot[r] = add(dot[r], w, load_quad(rows + r * stride + s * kStepInputs));
     }
@@ -88,7 +88,7 @@ SLIPSTREAM_INLINE void add_steps(const std::byte* codes, const int8_t* rows, int
 template <class Codes, int R>
 SLIPSTREAM_INLINE void dot_group(const std::byte* codes, const int8_t* rows, int64_t stride,
                                  int64_t steps, i32x16 (&dot)[R]) {
-#pragma GCC unroll 16
+  SLIPSTREAM_UNROLL(16)
   for (int r = 0; r < R; ++r) dot[r] = zero_i32();
   for (; steps >= 8; steps -= 8, codes += 8 * Codes::step_bytes, rows += 8 * kStepInputs)
     add_steps<Codes, R, 8>(codes, rows, stride, dot);
@@ -104,7 +104,7 @@ void integer_tile(const Panel& panel, const Merging& merging, const IntegerRows&
   const int8_t* rows = x.codes + first * x.stride;
   const int64_t at = first * x.groups;
   f32x16 sums[R];
-#pragma GCC unroll 16
+  SLIPSTREAM_UNROLL(16)
   for (int r = 0; r < R; ++r) sums[r] = zero_f32();
   int64_t weight_group = 0, weight_left = merging.weight_ratio;
   for (int64_t g = 0; g < merging.groups; ++g) {
@@ -115,7 +115,7 @@ void integer_tile(const Panel& panel, const Merging& merging, const IntegerRows&
     i32x16 dot[R];
     dot_group<Codes, R>(panel.codes + step * Codes::step_bytes, rows + begin, x.stride, steps, dot);
     const f32x16 scales = load_scales(panel.scales, panel.scale_format, weight_group);
-#pragma GCC unroll 16
+    SLIPSTREAM_UNROLL(16)
     for (int r = 0; r < R; ++r) {
       const int64_t factor = at + r * x.groups + g;
       if (x.corrections) dot[r] = dot[r] - set1_i32(x.corrections[factor]);
@@ -123,13 +123,13 @@ void integer_tile(const Panel& panel, const Merging& merging, const IntegerRows&
     }
     if (panel.minimums) {
       const f32x16 minimums = load_scales(panel.minimums, panel.minimum_format, weight_group);
-#pragma GCC unroll 16
+      SLIPSTREAM_UNROLL(16)
       for (int r = 0; r < R; ++r)
         sums[r] = fma(minimums, set1(x.terms[at + r * x.groups + g]), sums[r]);
     }
     if (--weight_left == 0) weight_left = merging.weight_ratio, ++weight_group;
   }
-#pragma GCC unroll 16
+  SLIPSTREAM_UNROLL(16)
   for (int r = 0; r < R; ++r) store_output(out, first + r, sums[r]);
 }
 

@@ -28,7 +28,7 @@ SLIPSTREAM_INLINE void merge_dots(const Panel& panel, int64_t weight_group, cons
                                   int64_t factor, const int32_t* corrections, const int32_t* dots,
                                   f32x16 (&sums)[kTileHeight]) {
   const f32x16 scales = load_scales(panel.scales, panel.scale_format, weight_group);
-#pragma GCC unroll 16
+  SLIPSTREAM_UNROLL(16)
   for (int r = 0; r < kTileHeight; ++r) {
     const int64_t at = factor + r * x.groups;
     i32x16 dot = load_i32(dots + r * kLanes);
@@ -37,7 +37,7 @@ SLIPSTREAM_INLINE void merge_dots(const Panel& panel, int64_t weight_group, cons
   }
   if (!panel.minimums) return;
   const f32x16 minimums = load_scales(panel.minimums, panel.minimum_format, weight_group);
-#pragma GCC unroll 16
+  SLIPSTREAM_UNROLL(16)
   for (int r = 0; r < kTileHeight; ++r)
     sums[r] = fma(minimums, set1(x.terms[factor + r * x.groups]), sums[r]);
 }
@@ -57,7 +57,7 @@ void tile_block(const Panel& panel, const Merging& merging, const IntegerRows& x
     tile_dots<nibbles>(panel.codes + begin * kLanes, rows + begin, x.stride, inputs, dots[g % 2]);
   };
   f32x16 sums[kTileHeight];
-#pragma GCC unroll 16
+  SLIPSTREAM_UNROLL(16)
   for (int r = 0; r < kTileHeight; ++r) sums[r] = zero_f32();
   multiply_group(0);
   int64_t weight_group = 0, weight_left = merging.weight_ratio;
@@ -66,7 +66,7 @@ void tile_block(const Panel& panel, const Merging& merging, const IntegerRows& x
     merge_dots(panel, weight_group, x, first * x.groups + g, corrections, dots[g % 2], sums);
     if (--weight_left == 0) weight_left = merging.weight_ratio, ++weight_group;
   }
-#pragma GCC unroll 16
+  SLIPSTREAM_UNROLL(16)
   for (int r = 0; r < kTileHeight; ++r) store_output(out, first + r, sums[r]);
 }
 

@@ -1,0 +1,179 @@
+// Times the linear kernels: bytes of weights per second and multiply-adds per second, by shape,
+// format, rows and threads.
+//
+//   bench_linear [--isa NAME] [--threads N] [--rows 1,4,512] [--shapes 576x1536,…] [--formats …] [--seconds S]
+//
+// Formats: int4, int4min (f16 scales and minimums, group 32), int4g128, int8, f32in (int4min with
+// float32 rows), bf16, f32. Each line is the best of the repetitions that fit in the time: what the
+// kernel can do when left alone. The weights of one run rotate over enough copies to leave the
+// caches (--cached keeps one copy).
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <random>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "kernels/linear.h"
+
+namespace slipstream {
+namespace {
+
+struct Options {
+  Isa isa = detect();
+  int threads = 1;
+  std::vector<int64_t> rows = {1, 4, 16, 512};
+  std::vector<std::string> shapes = {"576x1536", "1536x576", "2048x8192", "8192x2048"};
+  std::vector<std::string> formats = {"int4min", "int4", "int4g128", "int8", "f32in", "bf16", "f32"};
+  double seconds = 0.3;
+  bool cached = false;
+};
+
+std::vector<std::string> split(const std::string& text) {
+  std::vector<std::string> out(1);
+  for (const char c : text)
+    if (c == ',')
+      out.emplace_back();
+    else
+      out.back() += c;
+  return out;
+}
+
+Options parse(int argc, char** argv) {
+  Options options;
+  for (int i = 1; i < argc; ++i) {
+    const std::string name = argv[i];
+    if (name == "--cached") {
+      options.cached = true;
+      continue;
+    }
+    if (i + 1 == argc) std::exit(2);
+    const std::string value = argv[++i];
+    if (name == "--isa") options.isa = isa_from_name(value).value();
+    else if (name == "--threads") options.threads = std::stoi(value);
+    else if (name == "--shapes") options.shapes = split(value);
+    else if (name == "--formats") options.formats = split(value);
+    else if (name == "--seconds") options.seconds = std::stod(value);
+    else if (name == "--rows") {
+      options.rows.clear();
+      for (const std::string& rows : split(value)) options.rows.push_back(std::stoll(rows));
+    } else {
+      std::fprintf(stderr, "unknown option %s\n", name.c_str());
+      std::exit(2);
+    }
+  }
+  return options;
+}
+
+MatrixFormat format_of(const std::string& name) {
+  const auto affine = [](CodeFormat codes, int64_t group, bool minimum) {
+    return MatrixFormat{codes, group, ScaleFormat::f16, minimum, ScaleFormat::f16};
+  };
+  if (name == "int4") return affine(CodeFormat::int4, 32, false);
+  if (name == "int4min" || name == "f32in") return affine(CodeFormat::int4, 32, true);
+  if (name == "int4g128") return affine(CodeFormat::int4, 128, false);
+  if (name == "int8") return affine(CodeFormat::int8, 32, false);
+  if (name == "bf16") return {CodeFormat::bf16, 0, ScaleFormat::f32, false, ScaleFormat::f32};
+  if (name == "f32") return {CodeFormat::f32, 0, ScaleFormat::f32, false, ScaleFormat::f32};
+  std::fprintf(stderr, "unknown format %s\n", name.c_str());
+  std::exit(2);
+}
+
+PackedMatrix random_matrix(const MatrixFormat& format, int64_t outputs, int64_t inputs) {
+  PackedMatrix matrix(format, outputs, inputs);
+  std::mt19937 random(1);
+  // Small positive halves and floats, whatever the format reads them as.
+  auto* words = reinterpret_cast<uint16_t*>(matrix.codes(0));
+  for (std::size_t i = 0; i < matrix.size_bytes() / 2; ++i) words[i] = uint16_t(random() & 0x3bff);
+  return matrix;
+}
+
+struct Work {
+  std::vector<PackedMatrix> matrices;
+  std::vector<float> x, y;
+  AlignedBuffer memory;
+  ActivationBlock block;
+  LinearInput input;
+};
+
+Work make_work(const Options& options, const LinearKernels& kernels, const std::string& name,
+               int64_t inputs, int64_t outputs, int64_t rows) {
+  Work work;
+  const MatrixFormat format = format_of(name);
+  work.matrices.push_back(random_matrix(format, outputs, inputs));
+  const int64_t beyond_caches = int64_t(160) << 20;
+  const int64_t copies = beyond_caches / int64_t(work.matrices[0].size_bytes()) + 1;
+  for (int64_t i = 1; i < (options.cached || rows > 64 ? 1 : copies); ++i)
+    work.matrices.push_back(random_matrix(format, outputs, inputs));
+  std::mt19937 random(2);
+  std::normal_distribution<float> normal;
+  for (int64_t i = 0; i < rows * inputs; ++i) work.x.push_back(normal(random));
+  work.y.resize(std::size_t(rows * outputs));
+  work.input = {nullptr, work.x.data(), inputs};
+  if (!format.dense() && name != "f32in") {
+    const int64_t group = format.group;
+    work.memory = AlignedBuffer(ActivationBlock::size_bytes(rows, inputs, group, group));
+    work.block = ActivationBlock::place(work.memory.data(), rows, inputs, group, group);
+    kernels.quantize_rows(work.x.data(), inputs, work.block, {0, rows});
+    work.input = {&work.block, nullptr, 0};
+  }
+  return work;
+}
+
+// Seconds of one product, the best of many.
+double best_time(const Options& options, const LinearKernels& kernels, Work& work, int64_t outputs,
+                 int64_t rows) {
+  using Clock = std::chrono::steady_clock;
+  std::vector<double> best(std::size_t(options.threads), 1e9);
+  const auto run = [&](int thread) {
+    Scratch scratch;
+    const auto begin = Clock::now();
+    for (std::size_t i = 0; std::chrono::duration<double>(Clock::now() - begin).count() <
+                            options.seconds;) {
+      // Long enough to time: several products a sample.
+      const int repetitions = rows == 1 ? 8 : 1;
+      const auto start = Clock::now();
+      for (int n = 0; n < repetitions; ++n, ++i) {
+        const PackedMatrix& matrix = work.matrices[i % work.matrices.size()];
+        const int64_t panels = matrix.panels();
+        const Range share{panels * thread / options.threads,
+                          panels * (thread + 1) / options.threads};
+        const Product product{&matrix, nullptr, work.y.data(), outputs};
+        kernels.multiply(work.input, product, {{0, rows}, share}, scratch);
+      }
+      const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
+      best[std::size_t(thread)] = std::min(best[std::size_t(thread)], seconds / repetitions);
+    }
+  };
+  std::vector<std::thread> team;
+  for (int thread = 1; thread < options.threads; ++thread) team.emplace_back(run, thread);
+  run(0);
+  for (std::thread& thread : team) thread.join();
+  return *std::max_element(best.begin(), best.end());
+}
+
+void bench(const Options& options) {
+  const LinearKernels& kernels = linear_kernels(options.isa);
+  std::printf("%-9s %-10s %-9s %5s %3s %10s %8s %8s\n", "isa", "in x out", "format", "rows", "thr",
+              "us", "GB/s", "GMAC/s");
+  for (const std::string& shape : options.shapes) {
+    const int64_t inputs = std::stoll(shape), outputs = std::stoll(shape.substr(shape.find('x') + 1));
+    for (const std::string& format : options.formats)
+      for (const int64_t rows : options.rows) {
+        Work work = make_work(options, kernels, format, inputs, outputs, rows);
+        const double seconds = best_time(options, kernels, work, outputs, rows);
+        std::printf("%-9s %-10s %-9s %5d %3d %10.1f %8.2f %8.1f\n", isa_name(options.isa).data(),
+                    shape.c_str(), format.c_str(), int(rows), options.threads, seconds * 1e6,
+                    double(work.matrices[0].size_bytes()) / seconds / 1e9,
+                    double(rows * inputs * outputs) / seconds / 1e9);
+        std::fflush(stdout);
+      }
+  }
+}
+
+}  // namespace
+}  // namespace slipstream
+
+int main(int argc, char** argv) { slipstream::bench(slipstream::parse(argc, argv)); }

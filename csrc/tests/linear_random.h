@@ -1,0 +1,142 @@
+// Random cases for the linear tests: shapes with odd edges and values at the limits of their
+// formats, and the kernels run over a case.
+#pragma once
+
+#include "tests/linear_case.h"
+
+namespace slipstream::test {
+
+class Random {
+ public:
+  explicit Random(uint32_t seed) : engine_(seed) {}
+  int64_t integer(int64_t low, int64_t high) {
+    return std::uniform_int_distribution<int64_t>(low, high)(engine_);
+  }
+  float normal(float size) { return std::normal_distribution<float>(0.0f, size)(engine_); }
+  template <class Element>
+  Element pick(std::initializer_list<Element> list) {
+    return *(list.begin() + integer(0, int64_t(list.size()) - 1));
+  }
+  uint8_t byte() { return uint8_t(integer(0, 255)); }
+
+  // A finite binary16 or bfloat16 or float32 number of moderate size, as bytes.
+  void number(std::vector<uint8_t>& out, ScaleFormat format, bool wild) {
+    if (format == ScaleFormat::f16) {
+      const int64_t exponent = wild ? integer(0, 30) : integer(6, 14);
+      const auto half = uint16_t(integer(0, 1) << 15 | exponent << 10 | integer(0, 1023));
+      append(out, &half, 2);
+    } else {
+      const float x = wild ? normal(1.0f) * pick({1e-30f, 1e-3f, 1.0f, 1e12f}) : normal(0.02f);
+      append(out, &x, 4);
+    }
+  }
+  static void append(std::vector<uint8_t>& out, const void* value, size_t size) {
+    const auto* bytes = static_cast<const uint8_t*>(value);
+    out.insert(out.end(), bytes, bytes + size);
+  }
+
+ private:
+  std::mt19937 engine_;
+};
+
+inline void fill_codes(Case& c, Random& random) {
+  const int64_t count = c.shape.outputs * c.shape.inputs;
+  const bool extreme = random.integer(0, 3) == 0;  // only -128 and 127 (0 and 15)
+  switch (c.shape.codes) {
+    case CodeFormat::f32:
+    case CodeFormat::f16:
+      for (int64_t i = 0; i < count; ++i)
+        random.number(c.codes, c.shape.codes == CodeFormat::f32 ? ScaleFormat::f32 : ScaleFormat::f16,
+                      false);
+      return;
+    case CodeFormat::bf16:
+      for (int64_t i = 0; i < count; ++i) {
+        const auto half = uint16_t(bits_of(random.normal(0.05f)) >> 16);
+        Random::append(c.codes, &half, 2);
+      }
+      return;
+    case CodeFormat::int8:
+      for (int64_t i = 0; i < count; ++i)
+        c.codes.push_back(extreme ? random.pick<uint8_t>({0x80, 0x7f}) : random.byte());
+      return;
+    case CodeFormat::int4:
+      for (int64_t i = 0; i < count / 2; ++i)
+        c.codes.push_back(extreme ? random.pick<uint8_t>({0x00, 0xff, 0xf0}) : random.byte());
+      return;
+  }
+}
+
+inline Case make_case(const Shape& shape, uint32_t seed) {
+  Random random(seed);
+  Case c;
+  c.shape = shape;
+  fill_codes(c, random);
+  const bool wild = random.integer(0, 3) == 0;
+  for (int64_t i = 0; i < shape.outputs * c.groups(); ++i) {
+    random.number(c.scales, shape.scales, wild);
+    if (shape.offsets == OffsetFormat::minimum_f16)
+      random.number(c.offsets, ScaleFormat::f16, wild);
+    else if (shape.offsets == OffsetFormat::minimum_f32)
+      random.number(c.offsets, ScaleFormat::f32, wild);
+    else if (shape.offsets != OffsetFormat::none)
+      c.offsets.push_back(shape.codes == CodeFormat::int4 ? random.byte() & 15 : random.byte());
+  }
+  for (int64_t o = 0; o < shape.outputs; ++o) c.bias.push_back(random.normal(1.0f));
+  const bool saturated = random.integer(0, 3) == 0;  // every activation becomes ±127
+  for (int64_t i = 0; i < shape.rows * shape.inputs; ++i)
+    c.x.push_back(saturated ? random.pick({-3.0f, 3.0f})
+                            : random.normal(1.0f) * random.pick({0.0f, 1.0f, 1.0f, 1e-4f, 50.0f}));
+  return c;
+}
+
+// An ActivationBlock with its memory.
+struct Block {
+  AlignedBuffer memory;
+  ActivationBlock block;
+  Block(int64_t rows, int64_t inputs, int64_t group, int64_t sum_group)
+      : memory(ActivationBlock::size_bytes(rows, inputs, group, sum_group)),
+        block(ActivationBlock::place(memory.data(), rows, inputs, group, sum_group)) {
+    std::memset(memory.data(), 0x55, memory.size());  // whatever was there before
+  }
+};
+
+inline Block quantized(const LinearKernels& kernels, const Case& c, int64_t sum_group) {
+  const Shape& s = c.shape;
+  Block out(s.rows, s.inputs, s.activation_group, sum_group);
+  kernels.quantize_rows(c.x.data(), s.inputs, out.block, {0, s.rows});
+  return out;
+}
+
+// y [rows][outputs] computed in the parts given; what no part covers stays NaN.
+inline std::vector<float> run(const LinearKernels& kernels, const Case& c,
+                              const PackedMatrix& matrix, const std::vector<Part>& parts,
+                              bool bias) {
+  const Shape& s = c.shape;
+  std::vector<float> y(size_t(s.rows * s.outputs), NAN);
+  const Product product{&matrix, bias ? c.bias.data() : nullptr, y.data(), s.outputs};
+  LinearInput input{nullptr, c.x.data(), s.inputs};
+  Block block(s.rows, s.inputs, 0, 0);
+  if (s.activation_group >= 0) {
+    block = quantized(kernels, c, merge_group(matrix, s.activation_group));
+    input = {&block.block, nullptr, 0};
+  }
+  Scratch scratch;
+  for (const Part& part : parts) kernels.multiply(input, product, part, scratch);
+  return y;
+}
+
+inline Part whole(const Case& c, const PackedMatrix& matrix) {
+  return {{0, c.shape.rows}, {0, matrix.panels()}};
+}
+
+// -1 when the bits agree (any NaN equals any NaN), else the first place where they do not.
+inline int64_t first_difference(const std::vector<float>& a, const std::vector<float>& b) {
+  if (a.size() != b.size()) return 0;
+  for (size_t i = 0; i < a.size(); ++i) {
+    const bool both_nan = std::isnan(a[i]) && std::isnan(b[i]);
+    if (!both_nan && bits_of(a[i]) != bits_of(b[i])) return int64_t(i);
+  }
+  return -1;
+}
+
+}  // namespace slipstream::test
