@@ -281,7 +281,7 @@ def replaced(value: Any, changes: list[tuple[int, Any]]) -> Any:
     for place, new in changes:
         spots = list(places_in(value))
         holder, key = spots[place % len(spots)] if spots else ({}, "")
-        holder[key] = new
+        holder[key] = json.loads(json.dumps(new))  # a copy: no value may hold itself
     return value
 
 

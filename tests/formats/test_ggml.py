@@ -112,6 +112,16 @@ def test_floats_are_views_of_the_file(name):
     assert np.shares_memory(tensor.data, raw)
 
 
+@pytest.mark.parametrize("name", BLOCK_TYPES)
+def test_one_block_of_a_read_only_file_is_left_as_it_is(name):
+    raw = random_raw(name, 1, 1, seed=17).reshape(-1)
+    before = raw.copy()
+    raw.flags.writeable = False
+    tensor = to_tensor(raw, IDS[name], (1, GGML_TYPES[IDS[name]].block))
+    np.testing.assert_array_equal(bits(tensor.dequantize()), bits(expected(before[None], name)))
+    assert (raw == before).all()
+
+
 def test_stacked_matrices_become_dense():
     raw = random_raw("Q8_0", 6, 2, seed=5)
     tensor = to_tensor(raw.reshape(-1), IDS["Q8_0"], (2, 3, 64))
