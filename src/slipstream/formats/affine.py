@@ -21,10 +21,10 @@ _PIECE = 1 << 18  # values worked on at a time: temporaries of 1 MiB stay in the
 
 def unpack_nibbles(packed: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """uint8 [..., I / 2] → codes 0…15, uint8 [..., I]; the low nibble is the even input."""
-    codes = np.empty((*packed.shape[:-1], packed.shape[-1] * 2), np.uint8)
-    np.bitwise_and(packed, 15, out=codes[..., 0::2])
-    np.right_shift(packed, 4, out=codes[..., 1::2])
-    return codes
+    pairs = packed.astype("<u2", order="C")
+    pairs |= pairs << np.uint16(4)
+    pairs &= np.uint16(0x0F0F)  # lower byte: low nibble, upper byte: high nibble
+    return pairs.view(np.uint8)
 
 
 def pack_nibbles(codes: NDArray) -> NDArray[np.uint8]:
