@@ -41,8 +41,10 @@ def tiny_subject(*, quantized: bool = False) -> Subject:
     for name, shape in blueprint.shapes.items():
         values = (random.normal(size=shape) * 0.25 + (len(shape) == 1)).astype(np.float32)
         affine = quantized and len(shape) == 2
-        weights[name] = quantize_affine(values, Affine(4, 32, "minimum")) if affine else DenseTensor(values)
-    return Subject(blueprint.graph, weights, compile_plainly)
+        weights[name] = (
+            quantize_affine(values, Affine(4, 32, "minimum")) if affine else DenseTensor(values)
+        )
+    return Subject(blueprint.graph, weights, compile_plainly, compile_plainly)
 
 
 @pytest.fixture(autouse=True)
@@ -78,7 +80,9 @@ def some(subject: Subject, count: int):
 def test_every_candidate_is_measured_and_journaled(tmp_path: Path) -> None:
     subject, heard = tiny_subject(), Heard()
     chosen = some(subject, 5)
-    study = Search(subject, None, settings(tmp_path, "kl<5", candidates=chosen), heard).run("tiny", None, {})
+    study = Search(subject, None, settings(tmp_path, "kl<5", candidates=chosen), heard).run(
+        "tiny", None, {}
+    )
     assert [r.name for r in study.candidates] == [c.name for c in chosen]
     assert all(r.complete and r.size_bytes and r.failure is None for r in study.rows)
     assert study.baseline.kl.value == 0
@@ -107,25 +111,37 @@ def test_a_killed_run_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         first.run("tiny", None, {})
     study = Search(subject, None, settings(tmp_path, candidates=chosen)).run("tiny", None, {})
     assert len(calls) == 6  # baseline, stored, one candidate, killed; then two more
-    whole = Search(tiny_subject(), None, settings(tmp_path / "fresh", candidates=chosen)).run("tiny", None, {})
+    whole = Search(tiny_subject(), None, settings(tmp_path / "fresh", candidates=chosen)).run(
+        "tiny", None, {}
+    )
     assert [r.evaluation for r in study.rows] == [r.evaluation for r in whole.rows]
 
 
-def test_a_second_run_measures_nothing_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_run_measures_nothing_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     subject = tiny_subject()
     chosen = some(subject, 2)
     first = Search(subject, None, settings(tmp_path, candidates=chosen)).run("tiny", None, {})
     monkeypatch.setattr(search_module, "evaluate_program", None)
     monkeypatch.setattr(search_module, "measure_speed", None)
-    again = Search(subject, None, settings(tmp_path, "kl<0.5", candidates=chosen)).run("tiny", None, {})
+    again = Search(subject, None, settings(tmp_path, "kl<0.5", candidates=chosen)).run(
+        "tiny", None, {}
+    )
     assert again.rows == first.rows
 
 
 def test_equal_formats_share_one_timing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     subject = tiny_subject()
-    rtn_and_gptq = tuple(c for c in candidates(subject.graph, subject.weights) if c.name in ("int4 g32 gptq · a8 g32", "int4 g32 rtn · a8 g32"))
+    rtn_and_gptq = tuple(
+        c
+        for c in candidates(subject.graph, subject.weights)
+        if c.name in ("int4 g32 gptq · a8 g32", "int4 g32 rtn · a8 g32")
+    )
     measure, timed = search_module.measure_speed, []
-    monkeypatch.setattr(search_module, "measure_speed", lambda p, **n: (timed.extend(p), measure(p, **n))[1])
+    monkeypatch.setattr(
+        search_module, "measure_speed", lambda p, **n: (timed.extend(p), measure(p, **n))[1]
+    )
     study = Search(subject, None, settings(tmp_path, candidates=rtn_and_gptq)).run("tiny", None, {})
     assert len(timed) == 3  # baseline, as stored, int4 g32
     assert study.candidates[0].decode == study.candidates[1].decode
@@ -134,7 +150,9 @@ def test_equal_formats_share_one_timing(tmp_path: Path, monkeypatch: pytest.Monk
 def test_little_memory_times_in_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     subject = tiny_subject()
     measure, groups = search_module.measure_speed, []
-    monkeypatch.setattr(search_module, "measure_speed", lambda p, **n: (groups.append(list(p)), measure(p, **n))[1])
+    monkeypatch.setattr(
+        search_module, "measure_speed", lambda p, **n: (groups.append(list(p)), measure(p, **n))[1]
+    )
     tight = settings(tmp_path, candidates=some(subject, 4), keep_bytes=0)
     study = Search(subject, None, tight).run("tiny", None, {})
     assert len(groups) > 1 and all(group[0] == study.baseline.name for group in groups)
@@ -158,7 +176,9 @@ def test_out_of_time_skips_and_says_so(tmp_path: Path) -> None:
     hurried = Settings(parse_limits(()), tmp_path, budget_s=1e-6, tokens=TokenPlan(256, 256))
     study = Search(subject, None, hurried).run("tiny", None, {})
     assert 2 <= len(study.candidates) < len(candidates(subject.graph, subject.weights))
-    assert len(study.facts["not_measured"]) + len(study.candidates) == len(candidates(subject.graph, subject.weights))
+    assert len(study.facts["not_measured"]) + len(study.candidates) == len(
+        candidates(subject.graph, subject.weights)
+    )
 
 
 def test_lossless_copies_are_no_candidates() -> None:

@@ -17,9 +17,18 @@ from slipstream.optimize.study import Result, Role, Study, choose, pareto_front
 from slipstream.optimize.table import rows
 
 
-def result(name: str, kl: float, decode: float, size: int = 100, role: Role = "candidate", spread: float = 0.1) -> Result:
+def result(
+    name: str,
+    kl: float,
+    decode: float,
+    size: int = 100,
+    role: Role = "candidate",
+    spread: float = 0.1,
+) -> Result:
     around = Measured(kl, kl * (1 - spread), kl * (1 + spread))
-    distance = Distance(around, kl * 5, kl * 9, Measured(0.9, 0.88, 0.92), Measured.exact(1 + kl), 20.0)
+    distance = Distance(
+        around, kl * 5, kl * 9, Measured(0.9, 0.88, 0.92), Measured.exact(1 + kl), 20.0
+    )
     evaluation = Evaluation(1000, "0" * 64, Measured(20, 19, 21), distance)
     speed = Measured(decode, decode * 0.99, decode * 1.01)
     recipe = Recipe((Rule("linear", Affine(4, 32), "gptq"),))
@@ -30,7 +39,9 @@ def study(*results: Result, limits: tuple[str, ...] = ("kl<0.1",)) -> Study:
     baseline = result("as stored · a32", 0.0, 50, role="baseline")
     stored = result("as stored · a8", 0.002, 80, role="stored")
     facts = {"cpu": "a <fast> one", "not_measured": ["int2 <dreams>"]}
-    return Study("model", baseline, stored, results, parse_limits(limits), "a <text>", 2048, 4096, facts)
+    return Study(
+        "model", baseline, stored, results, parse_limits(limits), "a <text>", 2048, 4096, facts
+    )
 
 
 def test_the_fastest_within_the_limits_is_chosen() -> None:
@@ -64,7 +75,9 @@ def test_unfinished_and_failed_results_are_never_chosen() -> None:
     assert "a singular Hessian" in report_html(found, None)
 
 
-POINTS = st.lists(st.tuples(st.integers(1, 5), st.integers(1, 5), st.integers(1, 5)), min_size=1, max_size=12)
+POINTS = st.lists(
+    st.tuples(st.integers(1, 5), st.integers(1, 5), st.integers(1, 5)), min_size=1, max_size=12
+)
 
 
 @given(POINTS)
@@ -80,7 +93,9 @@ def test_the_front_is_what_no_other_beats(points: list[tuple[int, int, int]]) ->
 
 
 @given(POINTS)
-def test_the_choice_is_within_three_percent_of_the_fastest(points: list[tuple[int, int, int]]) -> None:
+def test_the_choice_is_within_three_percent_of_the_fastest(
+    points: list[tuple[int, int, int]],
+) -> None:
     results = [result(str(i), kl / 100, speed) for i, (kl, speed, _) in enumerate(points)]
     choice = choose(results)
     assert choice and choice.decode and choice.decode.value >= 0.97 * max(p[1] for p in points)

@@ -30,11 +30,15 @@ MEMORY_TOKENS = 512  # the prompt after which a program's memory is read
 
 @dataclass(frozen=True)
 class Subject:
-    """The model that is optimized, and the backend that runs its candidates."""
+    """The model that is optimized, and the backends that run its candidates and its original.
+
+    They may differ: the original runs with float32 keys and values, candidates as they are served.
+    """
 
     graph: Graph
     weights: Mapping[str, Tensor]
     compile: Compile
+    compile_original: Compile
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,8 @@ def build(
     recipe: Recipe,
     hessians: Hessians | None = None,
     on_weight: OnWeight | None = None,
+    *,
+    original: bool = False,
 ) -> Built:
     """Quantizes by `recipe`, compiles, runs one prompt. NumericError names a layer that fails."""
     changed = quantize_weights(subject.graph, subject.weights, recipe, hessians, on_weight)
@@ -60,7 +66,8 @@ def build(
     size = sum(weights[name].size_bytes for name in names)
     before = anonymous_bytes()
     settings = settings_of(subject.graph, weights, recipe.activations)
-    program = subject.compile(subject.graph, weights, settings)
+    compile_graph = subject.compile_original if original else subject.compile
+    program = compile_graph(subject.graph, weights, settings)
     run_prompt(program, MEMORY_TOKENS)
     return Built(program, changed, size, max(0, anonymous_bytes() - before))
 

@@ -17,9 +17,11 @@ from slipstream.compress.recipe import (
     format_label,
     plan,
 )
+from slipstream.errors import UnsupportedError
 from slipstream.formats.tensor import Affine, AffineTensor, Tensor
 from slipstream.graph.graph import Graph
 from slipstream.graph.ops import Activations
+from slipstream.models.weights import parse_part
 
 A8 = Activations(8, 32)
 A8_ROW = Activations(8, None)
@@ -57,6 +59,16 @@ def candidates(graph: Graph, weights: Mapping[str, Tensor]) -> tuple[Candidate, 
             key = (candidate.layout(graph, weights), tuple((s.method, s.clip) for s in steps))
             unique.setdefault(key, candidate)
     return tuple(unique.values())
+
+
+def check_supported(graph: Graph) -> None:
+    """UnsupportedError for a model whose compressed weights no artifact could hold yet."""
+    turned = [name for name in graph.weight_names() if parse_part(name).turned]
+    if turned:
+        raise UnsupportedError(
+            f"{graph.architecture} stores its matrices turned ({turned[0]}); the layout of "
+            "artifacts cannot hold them, so it can be served but not compressed"
+        )
 
 
 def as_stored(activations: Activations) -> Candidate:
