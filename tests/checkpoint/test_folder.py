@@ -115,6 +115,24 @@ def test_compressed_tensors_are_affine(model):
     assert tensor.dequantize()[0, :8].tolist() == [-8, -7, -6, -5, -4, -3, -2, -1]
 
 
+def test_zero_points_that_are_promised_and_missing_are_an_error(model):
+    group = {
+        "targets": ["Linear"],
+        "weights": {"num_bits": 8, "type": "int", "symmetric": False, "strategy": "channel"},
+    }
+    settings = {
+        "quant_method": "compressed-tensors",
+        "format": "int-quantized",
+        "config_groups": {"group_0": group},
+    }
+    tensors = {"l.weight": np.ones((4, 32), np.int8), "l.weight_scale": np.ones((4, 1), np.float32)}
+    checkpoint = FolderCheckpoint(
+        model(tensors, config_json=CONFIG | {"quantization_config": settings})
+    )
+    with pytest.raises(FileFormatError, match="weight_zero_point is missing"):
+        checkpoint.tensor("l.weight")
+
+
 BAD_FILES = [
     ({"config_json": "{"}, FileFormatError, "not valid JSON"),
     ({"config_json": "[]"}, FileFormatError, "an object is expected"),

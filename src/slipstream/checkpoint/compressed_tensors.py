@@ -132,6 +132,8 @@ class CompressedTensors:
 
     def _zero_points(self, module: str, bits: int, rows: int, groups: int) -> NDArray:
         """Stored signed; int8 as they are, 4-bit ones moved to 0…15 as our codes are."""
+        if f"{module}.weight_zero_point" not in self._stored:
+            raise _disagree(module, "its weight_zero_point is missing")
         stored = self._arrays.array(f"{module}.weight_zero_point")
         if stored.dtype == np.int32 and f"{module}.weight_packed" in self._stored:
             if stored.shape != (-(-rows * bits // 32), groups):
