@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -96,6 +97,8 @@ def measure(
     """Tokens per second by task and contestant, one sample per round after one that warms up."""
     rates: dict[str, dict[str, list[float]]] = {t.name: {w.name: [] for w in workers} for t in todo}
     for count, worker in enumerate(turns(workers, rounds + 1)):
+        if sys.stderr.isatty():
+            print(f"\rround {count // len(workers)} of {rounds} ", end="", file=sys.stderr)
         for task in todo:
             time.sleep(SETTLE_S)
             seconds = worker.ask(**task.command)["seconds"]

@@ -20,13 +20,16 @@ from typing import Any
 from contest import Task, Worker, measure, tasks
 from environment import LLAMA_CPP, ROOT, python_of
 
+from slipstream.bench import samples
 from slipstream.bench.compare import compare, noise_band
 from slipstream.bench.samples import Samples
 from slipstream.checkpoint.sources import resolve
 from slipstream.machine import machine, thread_count
+from slipstream.models.load import load
 
 US = "slipstream"
 TWIN = "slipstream again"
+TEXT = "Once upon a time, in a village by the sea, there lived an old fisherman. Every morning"
 UBATCHES = (128, 256, 512)
 RESULTS = Path(__file__).resolve().parent / "results"
 
@@ -42,7 +45,7 @@ def main() -> None:
         us = [enter(our_worker(name, model, options)) for name in names_of_us(options)]
         them = [enter(llama_worker(settings)) for settings in peers]
         workers = [*us, *them]
-        agreement = greedy_agreement(workers, ids[: options.depth])
+        agreement = greedy_agreement(workers, load(model).tokenizer.encode(TEXT))
         rates = measure(workers, todo, options.rounds)
         about = {
             worker.name: {
@@ -104,7 +107,8 @@ def our_worker(name: str, model: str, options: argparse.Namespace) -> Worker:
         "threads": options.threads,
         "activations": options.activations,
     }
-    return Worker(name, Path(sys.executable), "worker_slipstream.py", settings)
+    imported_from = {"PYTHONPATH": str(Path(samples.__file__).parents[2])}
+    return Worker(name, Path(sys.executable), "worker_slipstream.py", settings, imported_from)
 
 
 def llama_worker(settings: Mapping[str, Any]) -> Worker:

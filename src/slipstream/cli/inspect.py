@@ -22,6 +22,7 @@ from slipstream.machine import Ceilings, Machine, Rate, ceilings, forced_isa, ma
 from slipstream.models.load import load
 from slipstream.models.model import Model
 
+BUSY_SHARE = 1.2
 KV_BYTES = 2  # bfloat16, the native backend's default
 
 
@@ -122,6 +123,11 @@ def show(found: Inspection, shown: list[Row], console: Console) -> None:
     console.print(_formats(found.weights))
     console.print(_ceilings(found))
     console.print(_operations(found, shown))
+    if any(share_of_roof(row) > BUSY_SHARE for row in shown):
+        console.print(
+            "A share well above 100 % means that the machine was busy when its ceilings were "
+            "probed: run again with --probe when it is idle."
+        )
 
 
 def _facts(found: Inspection) -> Table:
@@ -200,9 +206,13 @@ def _cells(row: Row, measured: bool) -> list[str]:
     cells = [str(row.count), size(cost.bytes_weights), size(cost.bytes_kv)]
     cells += [size(cost.bytes_activations), count(cost.operations), duration(row.predicted_s)]
     if measured and row.measured_s is not None:
-        share = row.predicted_s / row.measured_s if row.measured_s > 0 else 0.0
-        cells += [duration(row.measured_s), f"{share:.0%}"]
+        cells += [duration(row.measured_s), f"{share_of_roof(row):.0%}"]
     return cells
+
+
+def share_of_roof(row: Row) -> float:
+    """The predicted least time as a share of the measured time; 0 where nothing was measured."""
+    return row.predicted_s / row.measured_s if row.measured_s else 0.0
 
 
 def size(size_bytes: float) -> str:
