@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tokenizers
+from safetensors.numpy import save_file
 
 from slipstream.backends.native import native_module
 from slipstream.checkpoint.artifact import read_manifest, verify
@@ -20,6 +21,8 @@ from slipstream.errors import (
     SourceError,
     UnsupportedError,
 )
+from slipstream.evaluate.divergence import LiveBaseline
+from slipstream.evaluate.evaluation import evaluate_program
 from slipstream.models.load import load
 from slipstream.models.registry import blueprint_of
 from slipstream.optimize import budget, space
@@ -51,8 +54,6 @@ def _small_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def tiny_model(tmp_path: Path) -> Path:
     """A Hugging Face folder: random llama, one word a token."""
-    from safetensors.numpy import save_file
-
     folder = tmp_path / "tiny"
     folder.mkdir()
     random = np.random.default_rng(3)
@@ -103,9 +104,6 @@ def test_the_chosen_artifact_is_what_its_manifest_says(
 
 def test_the_artifact_runs_as_it_was_measured(tiny_model: Path, words: Path, capsys) -> None:
     """The very same chunks, the artifact read back from disk: the same KL to the last digit."""
-    from slipstream.evaluate.divergence import LiveBaseline
-    from slipstream.evaluate.evaluation import evaluate_program
-
     out = tiny_model.parent / "out"
     optimize_verb.command(
         str(tiny_model), limit=["kl<3"], text=words, out=out, tokens=512, as_json=True

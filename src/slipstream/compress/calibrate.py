@@ -155,15 +155,16 @@ def _sum_products(
 ) -> dict[str, NDArray[np.float32]]:
     """Mean of x xᵀ over all rows, float32 [I, I] for each group.
 
-    Each chunk's product is divided by the number of chunks before it is added, so the sum stays
-    in range; the rounding of a few dozen additions is far below the damping.
+    Inputs are scaled before they are multiplied, so the sum stays in range; the rounding of a few
+    dozen additions is far below the damping.
     """
     sums = {group.key: np.zeros((group.width, group.width), np.float32) for group in part}
     for chunk in chunks:
         captured = program.capture(single(chunk, all_logits=True), kv, tuple(sums))
         for key in sums:
             x = captured.pop(key)
-            product = x.T @ (x / np.float32(len(x) * len(chunks)))
+            x = x * np.float32((len(x) * len(chunks)) ** -0.5)
+            product = x.T @ x  # of one array with itself: numpy computes only half of it
             if not np.isfinite(product).all():
                 raise NumericError(f"{key}: its calibration inputs are not finite")
             sums[key] += product

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cholesky, lapack
 
-from slipstream.compress.passes.grid import Clip, Grid, fit_grid, from_codes, to_codes
+from slipstream.compress.passes.grid import Clip, Grid, code_range, fit_grid, inverse_of
 from slipstream.errors import NumericError
 from slipstream.formats.tensor import Affine, AffineTensor
 
@@ -126,14 +126,25 @@ def _settle(columns: F32, upper: F32, scale: F32, zero: F32, format: Affine) -> 
     upper  U [B, B] of these columns; scale, zero [B, O] their grids. Returns errors E [B, O] and
     codes [B, O].
     """
+    low, high = code_range(format)
+    inverse = inverse_of(scale)
+    shift = np.zeros_like(zero) if format.zero == "minimum" else zero  # of codes
+    floor = zero if format.zero == "minimum" else np.zeros_like(zero)  # of values
+    codes = np.empty_like(columns)
     errors = np.empty_like(columns)
-    codes = np.empty(columns.shape, np.uint8 if format.bits == 4 else np.int8)
     for i, w in enumerate(columns):
-        q = to_codes(w, scale[i], zero[i], format)
-        codes[i] = q
-        e = (w - from_codes(q, scale[i], zero[i], format)) / upper[i, i]
+        q, e = codes[i], errors[i]
+        np.subtract(w, floor[i], out=q)
+        q *= inverse[i]
+        q += shift[i]
+        np.rint(q, out=q)
+        np.clip(q, low, high, out=q)
+        np.subtract(q, shift[i], out=e)
+        e *= scale[i]
+        e += floor[i]
+        np.subtract(w, e, out=e)
+        e /= upper[i, i]
         columns[i + 1 :] -= upper[i, i + 1 :, None] * e
-        errors[i] = e
     return errors, codes
 
 

@@ -63,9 +63,18 @@ def code_range(format: Affine) -> tuple[int, int]:
 def to_codes(x: F32, scale: F32, zero: F32, format: Affine) -> F32:
     """Nearest codes of `x` (arrays broadcast); a group whose scale is zero gets its zero code."""
     low, high = code_range(format)
-    inverse = np.divide(np.float32(1), scale, out=np.zeros_like(scale), where=scale != 0)
-    codes = (x - zero) * inverse if format.zero == "minimum" else x * inverse + zero
-    return np.clip(np.rint(codes, out=codes), low, high, out=codes)
+    if format.zero == "minimum":
+        codes = (x - zero) * inverse_of(scale)
+    else:
+        codes = x * inverse_of(scale)
+        codes += zero
+    np.rint(codes, out=codes)
+    return np.clip(codes, low, high, out=codes)
+
+
+def inverse_of(scale: F32) -> F32:
+    """1 / scale, and 0 where the scale is."""
+    return np.divide(np.float32(1), scale, out=np.zeros_like(scale), where=scale != 0)
 
 
 def from_codes(codes: F32, scale: F32, zero: F32, format: Affine) -> F32:
@@ -94,22 +103,34 @@ def fit_grid(
     scale = np.empty(grouped.shape[:2], scale_dtype)
     zero = np.empty(grouped.shape[:2], np.float32)
     for rows in _pieces(weight.shape):
-        piece = grouped[rows]
+        piece = _Groups.of(grouped[rows], weighting)
         if clip == "minmax":
             scale[rows], zero[rows] = _spanning(piece, format, np.float32(1), scale.dtype)
         else:
-            scale[rows], zero[rows] = _searched(piece, format, weighting, scale.dtype)
+            scale[rows], zero[rows] = _searched(piece, format, scale.dtype)
     return Grid(format, scale, zero)
 
 
-def _searched(
-    grouped: F32, format: Affine, weighting: NDArray | None, dtype: np.dtype
-) -> tuple[NDArray, F32]:
+@dataclass(frozen=True)
+class _Groups:
+    """Some rows of a matrix and the ends of each group, float32 [O, G, N] and [O, G]."""
+
+    values: F32
+    least: F32
+    most: F32
+    weighting: NDArray | None  # [G, N]
+
+    @classmethod
+    def of(cls, values: F32, weighting: NDArray | None) -> "_Groups":
+        return cls(values, values.min(axis=-1), values.max(axis=-1), weighting)
+
+
+def _searched(groups: _Groups, format: Affine, dtype: np.dtype) -> tuple[NDArray, F32]:
     """The best of several spans, group by group."""
-    best_scale, best_zero = _spanning(grouped, format, np.float32(1), dtype)
-    best_error = _squared_error(grouped, best_scale, best_zero, format, weighting)
-    for scale, zero in _proposals(grouped, format, dtype):
-        error = _squared_error(grouped, scale, zero, format, weighting)
+    best_scale, best_zero = _spanning(groups, format, np.float32(1), dtype)
+    best_error = _squared_error(groups, best_scale, best_zero, format)
+    for scale, zero in _proposals(groups, format, dtype):
+        error = _squared_error(groups, scale, zero, format)
         better = error < best_error
         best_scale = np.where(better, scale, best_scale)
         best_zero = np.where(better, zero, best_zero)
@@ -117,33 +138,32 @@ def _searched(
     return best_scale, best_zero
 
 
-def _proposals(grouped: F32, format: Affine, dtype: np.dtype) -> Iterator[tuple[NDArray, F32]]:
+def _proposals(groups: _Groups, format: Affine, dtype: np.dtype) -> Iterator[tuple[NDArray, F32]]:
     if format.zero == "symmetric" and format.bits == 4:
-        yield from _signed_scales(grouped, dtype)
+        yield from _signed_scales(groups, dtype)
         return
     for share in _SHARES[1:]:
-        yield _spanning(grouped, format, share, dtype)
+        yield _spanning(groups, format, share, dtype)
 
 
-def _signed_scales(grouped: F32, dtype: np.dtype) -> Iterator[tuple[NDArray, F32]]:
+def _signed_scales(groups: _Groups, dtype: np.dtype) -> Iterator[tuple[NDArray, F32]]:
     """4-bit codes reach from -8 to 7: the scale's sign puts the larger side on the longer arm."""
-    most, least = grouped.max(axis=-1), grouped.min(axis=-1)
-    furthest = np.where(most > -least, most, least)
+    furthest = np.where(groups.most > -groups.least, groups.most, groups.least)
     for share in _SIGNED_SHARES:
         scale = to_storage(furthest * (share / np.float32(-8)), dtype)
         yield scale, np.full(scale.shape, 8, np.float32)
 
 
 def _spanning(
-    grouped: F32, format: Affine, share: np.float32, dtype: np.dtype
+    groups: _Groups, format: Affine, share: np.float32, dtype: np.dtype
 ) -> tuple[NDArray, F32]:
     """Scale and zero that span `share` of each group's range; with 1 as `quantize_affine` does."""
     low, high = code_range(format)
+    least, most = groups.least, groups.most
     if format.zero == "symmetric":
         reach = np.float32(7.5 if format.bits == 4 else 127)
-        scale = to_storage(np.abs(grouped).max(axis=-1) * share / reach, dtype)
+        scale = to_storage(np.maximum(most, -least) * share / reach, dtype)
         return scale, np.full(scale.shape, 8 if format.bits == 4 else 0, np.float32)
-    least, most = grouped.min(axis=-1), grouped.max(axis=-1)
     if format.zero == "zero_point":  # zero itself must be expressible
         least, most = np.minimum(least, 0) * share, np.maximum(most, 0) * share
     else:
@@ -158,16 +178,20 @@ def _spanning(
     return scale, minimum.astype(np.float32)
 
 
-def _squared_error(
-    grouped: F32, scale: NDArray, zero: F32, format: Affine, weighting: NDArray | None
-) -> F32:
-    """float32 [O, G]."""
+def _squared_error(groups: _Groups, scale: NDArray, zero: F32, format: Affine) -> F32:
+    """float32 [O, G]. Codes are counted from the zero, which spares two passes over the values."""
+    low, high = code_range(format)
     wide, zero = _wide(scale), zero[..., None]
-    error = from_codes(to_codes(grouped, wide, zero, format), wide, zero, format)
-    error -= grouped
+    values = groups.values - zero if format.zero == "minimum" else groups.values
+    first = np.float32(0) if format.zero == "minimum" else zero
+    error = values * inverse_of(wide)
+    np.rint(error, out=error)
+    np.clip(error, low - first, high - first, out=error)
+    error *= wide
+    error -= values
     error *= error
-    if weighting is not None:
-        error *= weighting
+    if groups.weighting is not None:
+        error *= groups.weighting
     return np.asarray(error.sum(axis=-1))
 
 
