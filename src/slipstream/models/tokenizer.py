@@ -48,8 +48,8 @@ class Tokenizer:
         """
         try:
             return self.inner.encode(text, add_special_tokens=special).ids
-        except UnicodeEncodeError as error:
-            raise RequestError(f"the text is not valid Unicode: {error.reason}") from error
+        except (UnicodeEncodeError, TypeError) as error:
+            raise RequestError("the text is not valid Unicode (it has lone surrogates)") from error
 
     def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
         """The text of `ids`; bytes that are not UTF-8 become U+FFFD. Refuses unknown ids."""

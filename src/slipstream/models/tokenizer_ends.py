@@ -6,7 +6,7 @@ another. An answer ends at any of them, so `end_ids` collects them all.
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsIndex
 
 import tokenizers
 
@@ -40,8 +40,8 @@ def special_names(data: TokenizerData, inner: tokenizers.Tokenizer) -> dict[str,
     for role in ROLES:
         text = _text(data.config.get(f"{role}_token"))
         if text is None and data.gguf is not None:
-            index = data.gguf.get(f"{GGUF_NAMES.get(role, role)}_token_id")
-            text = None if index is None else inner.id_to_token(int(index))
+            index = _ids(data.gguf.get(f"{GGUF_NAMES.get(role, role)}_token_id"))
+            text = inner.id_to_token(index[0]) if index else None
         if text is not None and inner.token_to_id(text) is not None:
             names[f"{role}_token"] = text
     return names
@@ -77,7 +77,7 @@ def end_ids(
 
 def _ids(value: Any) -> list[int]:
     values = value if isinstance(value, list) else [value]
-    return [item for item in values if isinstance(item, int) and item >= 0]
+    return [int(item) for item in values if isinstance(item, SupportsIndex) and int(item) >= 0]
 
 
 def _generation_config(folder: Path) -> dict[str, Any]:

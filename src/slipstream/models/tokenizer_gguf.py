@@ -8,10 +8,11 @@ equal those of `transformers`. `tokenizer.build_tokenizer` is the caller.
     t5     SentencePiece unigram                    bert   WordPiece
 """
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
-from typing import Any
+from typing import Any, SupportsIndex, TypeVar
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from tokenizers.processors import TemplateProcessing
@@ -19,7 +20,9 @@ from tokenizers.processors import TemplateProcessing
 from slipstream.errors import GGUFError, UnsupportedError
 from slipstream.models.tokenizer_split import splitting
 
+Number = TypeVar("Number", int, float)
 SPACE = "\u2581"  # SentencePiece writes a space as ▁
+GEMMA_TURN = "<start_of_turn>"
 MAX_TOKENS = 2_000_000
 MAX_TOKEN_CHARACTERS = 4096
 
@@ -49,13 +52,21 @@ class Vocabulary:
 def rebuild(metadata: Mapping[str, Any]) -> Tokenizer:
     """The tokenizer that `metadata` (keys without ``tokenizer.ggml.``) describes."""
     model = metadata.get("model", "")
-    build = {"gpt2": _byte_level, "llama": _sentencepiece, "t5": _unigram, "bert": _wordpiece}
+    build = {
+        "gpt2": _byte_level,
+        "llama": _sentencepiece,
+        "gemma4": _sentencepiece,
+        "t5": _unigram,
+        "bert": _wordpiece,
+    }
     if model not in build:
         raise UnsupportedError(
             f"tokenizers of kind {model!r} are not rebuilt from GGUF (known: {', '.join(build)}); "
             "use the model's Hugging Face folder, whose tokenizer.json is read as it is"
         )
     vocabulary = _vocabulary(metadata)
+    if GEMMA_TURN in vocabulary.ids:
+        vocabulary = _gemma(vocabulary)
     tokenizer = build[model](vocabulary, metadata)
     tokenizer.add_special_tokens(_added(vocabulary, {Kind.CONTROL, Kind.UNKNOWN}, special=True))
     tokenizer.add_tokens(_added(vocabulary, {Kind.USER_DEFINED}, special=False))
@@ -68,16 +79,28 @@ def _vocabulary(metadata: Mapping[str, Any]) -> Vocabulary:
     count = len(tokens)
     if not 0 < count <= MAX_TOKENS:
         raise GGUFError(f"the tokenizer has {count} tokens; between 1 and {MAX_TOKENS} are read")
-    kinds = _column(metadata, "token_type", count, Kind.NORMAL)
+    kinds = _column(metadata, "token_type", count, int(Kind.NORMAL))
     scores = _column(metadata, "scores", count, 0.0)
     merges = _strings(metadata, "merges") if "merges" in metadata else []
     tokens = _distinct(tokens)
     return Vocabulary(
         tokens,
-        [int(kind) for kind in kinds],
-        [float(score) for score in scores],
+        kinds,
+        scores,
         merges,
         {token: index for index, token in enumerate(tokens)},
+    )
+
+
+def _gemma(vocabulary: Vocabulary) -> Vocabulary:
+    """Gemma's merges follow the order of its tokens, not its scores; its spaces become ▁."""
+    tokens = [
+        SPACE * len(token) if token.isspace() and set(token) == {" "} else token
+        for token in vocabulary.tokens
+    ]
+    ids = {token: index for index, token in enumerate(tokens)}
+    return replace(
+        vocabulary, tokens=tokens, ids=ids, scores=[-float(i) for i in range(len(tokens))]
     )
 
 
@@ -92,13 +115,18 @@ def _strings(metadata: Mapping[str, Any], key: str) -> list[str]:
     return list(value)
 
 
-def _column(metadata: Mapping[str, Any], key: str, count: int, default: float) -> list[Any]:
+def _column(metadata: Mapping[str, Any], key: str, count: int, default: Number) -> list[Number]:
+    """One number per token, of the type of `default`."""
     value = metadata.get(key)
     if value is None:
         return [default] * count
-    if len(value) != count:
-        raise GGUFError(f"the tokenizer has {count} tokens but {len(value)} entries of {key}")
-    return list(value)
+    try:
+        column = [type(default)(entry) for entry in value]
+    except (TypeError, ValueError, OverflowError) as error:
+        raise GGUFError(f"the tokenizer's {key} are not all numbers") from error
+    if len(column) != count:
+        raise GGUFError(f"the tokenizer has {count} tokens but {len(column)} entries of {key}")
+    return column
 
 
 def _distinct(tokens: list[str]) -> list[str]:
@@ -144,10 +172,10 @@ def _merge_pairs(vocabulary: Vocabulary) -> list[tuple[str, str]]:
 
 
 def _sentencepiece(vocabulary: Vocabulary, metadata: Mapping[str, Any]) -> Tokenizer:
-    prefix = bool(metadata.get("add_space_prefix", True))
+    prefix = bool(metadata.get("add_space_prefix", metadata.get("model") == "llama"))
     model = models.BPE(
         vocab=vocabulary.ids,
-        merges=merges_from_scores(vocabulary),
+        merges=_merge_pairs(vocabulary) if vocabulary.merges else merges_from_scores(vocabulary),
         unk_token=_unknown(vocabulary, metadata),
         fuse_unk=True,
         byte_fallback=Kind.BYTE in vocabulary.kinds,
@@ -185,9 +213,14 @@ def merges_from_scores(vocabulary: Vocabulary) -> list[tuple[str, str]]:
 def _unigram(vocabulary: Vocabulary, metadata: Mapping[str, Any]) -> Tokenizer:
     pieces = list(zip(vocabulary.tokens, vocabulary.scores, strict=True))
     unknown = _token_id(metadata, "unknown_token_id", len(pieces))
+    if unknown is None and Kind.UNKNOWN in vocabulary.kinds:
+        unknown = vocabulary.kinds.index(Kind.UNKNOWN)
+    if unknown is None or not all(math.isfinite(score) for score in vocabulary.scores):
+        raise GGUFError("a unigram tokenizer needs an unknown token, and finite scores")
     tokenizer = Tokenizer(models.Unigram(pieces, unknown, Kind.BYTE in vocabulary.kinds))
     steps: list[normalizers.Normalizer] = []
-    if charsmap := metadata.get("precompiled_charsmap"):
+    charsmap = metadata.get("precompiled_charsmap")
+    if charsmap is not None and len(charsmap):
         steps.append(_precompiled(charsmap))
     if metadata.get("remove_extra_whitespaces", True):
         steps.append(normalizers.Strip(left=False, right=True))
@@ -195,14 +228,15 @@ def _unigram(vocabulary: Vocabulary, metadata: Mapping[str, Any]) -> Tokenizer:
     if steps:
         tokenizer.normalizer = normalizers.Sequence(steps)
     scheme = "always" if metadata.get("add_space_prefix", True) else "never"
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(SPACE, scheme)
+    words = pre_tokenizers.Metaspace(SPACE, scheme)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), words])
     tokenizer.decoder = decoders.Metaspace(SPACE, scheme)
     return tokenizer
 
 
 def _precompiled(charsmap: Sequence[int]) -> normalizers.Normalizer:
     try:
-        return normalizers.Precompiled(bytes(byte & 0xFF for byte in charsmap))
+        return normalizers.Precompiled(bytes(int(byte) & 0xFF for byte in charsmap))
     except Exception as error:
         raise GGUFError(f"the tokenizer's precompiled_charsmap is damaged: {error}") from error
 
@@ -216,6 +250,8 @@ def _wordpiece(vocabulary: Vocabulary, metadata: Mapping[str, Any]) -> Tokenizer
         else:
             ids.setdefault(token[1:] if token.startswith(SPACE) else "##" + token, index)
     unknown = _unknown(vocabulary, metadata) or "[UNK]"
+    if unknown not in ids:
+        raise GGUFError("a WordPiece tokenizer needs an unknown token")
     tokenizer = Tokenizer(models.WordPiece(ids, unk_token=unknown, max_input_chars_per_word=100))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
@@ -234,8 +270,8 @@ def _token_id(metadata: Mapping[str, Any], key: str, count: int) -> int | None:
     value = metadata.get(key)
     if value is None:
         return None
-    if not 0 <= int(value) < count:
-        raise GGUFError(f"the tokenizer's {key} is {value}, but it has {count} tokens")
+    if not isinstance(value, SupportsIndex) or not 0 <= int(value) < count:
+        raise GGUFError(f"the tokenizer's {key} is {value!r}, but it has {count} tokens")
     return int(value)
 
 
@@ -269,7 +305,7 @@ def _add_ends(tokenizer: Tokenizer, vocabulary: Vocabulary, metadata: Mapping[st
 def ends(metadata: Mapping[str, Any]) -> tuple[bool, bool]:
     """(add a beginning token, add an end token), the defaults being those of llama.cpp."""
     model = metadata.get("model")
-    begin = model in {"llama", "bert"}
+    begin = model in {"llama", "gemma4", "bert"}
     if model == "gpt2":
         begin = splitting(str(metadata.get("pre") or "default")).add_bos
     end = model in {"t5", "bert"}
