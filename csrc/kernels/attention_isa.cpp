@@ -133,12 +133,13 @@ SLIPSTREAM_INLINE f32x16 where_seen(Seen seen, int key, f32x16 v, float otherwis
 
 // The scale and soft cap of one query's scores; its unseen keys become minus infinity, which
 // changes no maximum. Returns the largest.
+template <bool Whole>
 SLIPSTREAM_INLINE float finish_scores(const AttentionShape& shape, Seen seen, float* scores) {
   f32x16 largest = set1(kMinusInfinity);
   for (int key = seen.begin / 16 * 16; key < seen.end; key += 16) {
     f32x16 s = load(scores + key) * set1(shape.scale);
     if (shape.soft_cap != 0.0f) s = tanh(s / set1(shape.soft_cap)) * set1(shape.soft_cap);
-    s = where_seen(seen, key, s, kMinusInfinity);
+    if constexpr (!Whole) s = where_seen(seen, key, s, kMinusInfinity);
     store(scores + key, s);
     largest = max(s, largest);
   }
@@ -159,21 +160,34 @@ SLIPSTREAM_INLINE void shrink_values(float* state, int head_dim, float factor) {
 }
 
 // Scores become weights exp(score - largest); what the state holds shrinks to the new base.
-void weigh(const AttentionShape& shape, Seen seen, float* scores, float* state) {
+template <bool Whole>
+SLIPSTREAM_INLINE void weigh(const AttentionShape& shape, Seen seen, float* scores, float* state) {
   const float before = state[0];
-  const float here = finish_scores(shape, seen, scores);
+  const float here = finish_scores<Whole>(shape, seen, scores);
   const float largest = here > before ? here : before;
   f32x16 total = zero_f32();
   for (int key = seen.begin / 16 * 16; key < seen.end; key += 16) {
-    const f32x16 weight = exp(load(scores + key) - set1(largest));
-    const f32x16 kept = where_seen(seen, key, weight, 0.0f);
-    store(scores + key, kept);
-    total = total + kept;
+    f32x16 weight = exp(load(scores + key) - set1(largest));
+    if constexpr (!Whole) weight = where_seen(seen, key, weight, 0.0f);
+    store(scores + key, weight);
+    total = total + weight;
   }
-  const float shrink = exp_one(before - largest);
-  state[0] = largest;
-  state[1] = __builtin_fmaf(state[1], shrink, sum(total));
-  if (shrink != 1.0f) shrink_values(state, shape.head_dim, shrink);
+  if (largest != before) {  // else exp(0), which is 1
+    const float shrink = exp_one(before - largest);
+    state[0] = largest;
+    state[1] = state[1] * shrink;
+    shrink_values(state, shape.head_dim, shrink);
+  }
+  state[1] = state[1] + sum(total);
+}
+
+SLIPSTREAM_INLINE void weigh_query(const AttentionShape& shape, Seen seen, float* scores,
+                                   float* state) {
+  if (seen.begin == 0 && seen.end == kTile) {
+    weigh<true>(shape, Seen{0, kTile}, scores, state);
+  } else if (!seen.none()) {
+    weigh<false>(shape, seen, scores, state);
+  }
 }
 
 // state values [d … d + 16·Blocks) += weights · values over keys begin … end - 1, ascending, for
@@ -280,7 +294,7 @@ void attend_as(const AttentionShape& shape, const HeadPages& pages, const QueryB
     }
     score_tile(tile);
     for (int q = 0; q < block.count; ++q) {
-      if (!tile.seen[q].none()) weigh(shape, tile.seen[q], tile.weights[q], block.states[q]);
+      weigh_query(shape, tile.seen[q], tile.weights[q], block.states[q]);
     }
     gather_tile(tile);
   }
