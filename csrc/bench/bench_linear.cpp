@@ -6,9 +6,11 @@
 // Formats: int4, int4min (f16 scales and minimums, group 32), int4g128, int8, f32in (int4min with
 // float32 rows), bf16, f32. Each line is the best of the repetitions that fit in the time: what the
 // kernel can do when left alone. The weights of one run rotate over enough copies to leave the
-// caches (--cached keeps one copy).
+// caches (--cached keeps one copy). Time is the thread's own processor time with --busy, for machines
+// that others use too; else the clock on the wall.
+#include <time.h>
+
 #include <algorithm>
-#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <random>
@@ -29,6 +31,7 @@ struct Options {
   std::vector<std::string> formats = {"int4min", "int4", "int4g128", "int8", "f32in", "bf16", "f32"};
   double seconds = 0.3;
   bool cached = false;
+  bool busy = false;
 };
 
 std::vector<std::string> split(const std::string& text) {
@@ -47,6 +50,10 @@ Options parse(int argc, char** argv) {
     const std::string name = argv[i];
     if (name == "--cached") {
       options.cached = true;
+      continue;
+    }
+    if (name == "--busy") {
+      options.busy = true;
       continue;
     }
     if (i + 1 == argc) std::exit(2);
@@ -122,29 +129,33 @@ Work make_work(const Options& options, const LinearKernels& kernels, const std::
   return work;
 }
 
+double now(bool own_time) {
+  timespec time{};
+  clock_gettime(own_time ? CLOCK_THREAD_CPUTIME_ID : CLOCK_MONOTONIC, &time);
+  return double(time.tv_sec) + 1e-9 * double(time.tv_nsec);
+}
+
 // Seconds of one product, the best of many.
 double best_time(const Options& options, const LinearKernels& kernels, Work& work, int64_t outputs,
                  int64_t rows) {
-  using Clock = std::chrono::steady_clock;
   std::vector<double> best(std::size_t(options.threads), 1e9);
   const auto run = [&](int thread) {
     Scratch scratch;
-    const auto begin = Clock::now();
-    for (std::size_t i = 0; std::chrono::duration<double>(Clock::now() - begin).count() <
-                            options.seconds;) {
-      // Long enough to time: several products a sample.
-      const int repetitions = rows == 1 ? 8 : 1;
-      const auto start = Clock::now();
-      for (int n = 0; n < repetitions; ++n, ++i) {
-        const PackedMatrix& matrix = work.matrices[i % work.matrices.size()];
-        const int64_t panels = matrix.panels();
-        const Range share{panels * thread / options.threads,
-                          panels * (thread + 1) / options.threads};
-        const Product product{&matrix, nullptr, work.y.data(), outputs};
-        kernels.multiply(work.input, product, {{0, rows}, share}, scratch);
-      }
-      const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
-      best[std::size_t(thread)] = std::min(best[std::size_t(thread)], seconds / repetitions);
+    std::size_t turn = 0;
+    const auto multiply = [&] {
+      const PackedMatrix& matrix = work.matrices[turn++ % work.matrices.size()];
+      const int64_t panels = matrix.panels();
+      const Range share{panels * thread / options.threads, panels * (thread + 1) / options.threads};
+      const Product product{&matrix, nullptr, work.y.data(), outputs};
+      kernels.multiply(work.input, product, {{0, rows}, share}, scratch);
+    };
+    const int repetitions = rows == 1 ? 8 : 1;  // long enough for the clock
+    const double end = now(false) + options.seconds;
+    while (now(false) < end) {
+      const double start = now(options.busy);
+      for (int n = 0; n < repetitions; ++n) multiply();
+      const double seconds = (now(options.busy) - start) / repetitions;
+      best[std::size_t(thread)] = std::min(best[std::size_t(thread)], seconds);
     }
   };
   std::vector<std::thread> team;
@@ -162,6 +173,8 @@ void bench(const Options& options) {
     const int64_t inputs = std::stoll(shape), outputs = std::stoll(shape.substr(shape.find('x') + 1));
     for (const std::string& format : options.formats)
       for (const int64_t rows : options.rows) {
+        const int64_t group = format_of(format).group;
+        if (group != 0 && inputs % group != 0) continue;
         Work work = make_work(options, kernels, format, inputs, outputs, rows);
         const double seconds = best_time(options, kernels, work, outputs, rows);
         std::printf("%-9s %-10s %-9s %5d %3d %10.1f %8.2f %8.1f\n", isa_name(options.isa).data(),

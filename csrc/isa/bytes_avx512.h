@@ -46,6 +46,9 @@ SLIPSTREAM_INLINE NibbleSum add(const NibbleSum& sum, const Bytes& w, const Quad
   return {_mm512_dpbusd_epi32(sum.v, w.v, a.v)};
 }
 SLIPSTREAM_INLINE i32x16 widen(const NibbleSum& sum) { return sum; }
+SLIPSTREAM_INLINE i32x16 start(const SignedBytes& w, const Quad& a) {
+  return {_mm512_dpbusd_epi32(_mm512_setzero_si512(), w.v, a.v)};
+}
 SLIPSTREAM_INLINE i32x16 add(const i32x16& sum, const SignedBytes& w, const Quad& a) {
   return {_mm512_dpbusd_epi32(sum.v, w.v, a.v)};
 }

@@ -59,6 +59,9 @@ SLIPSTREAM_INLINE NibbleSum start(const Bytes& w, const Quad& a) {
 SLIPSTREAM_INLINE NibbleSum add(const NibbleSum& sum, const Bytes& w, const Quad& a) {
   return add_products(sum, w, a);
 }
+SLIPSTREAM_INLINE i32x16 start(const SignedBytes& w, const Quad& a) {
+  return add_products(zero_i32(), w, a);
+}
 SLIPSTREAM_INLINE i32x16 add(const i32x16& sum, const SignedBytes& w, const Quad& a) {
   return add_products(sum, w, a);
 }

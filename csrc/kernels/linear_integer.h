@@ -55,8 +55,8 @@ struct Merging {
   int64_t weight_ratio;  // merge groups to one group of scales
 };
 
-// dot[r] gains kSteps steps of row r.
-template <class Codes, int R, int kSteps>
+// dot[r] gains kSteps steps of row r; `fresh`: it held nothing before.
+template <class Codes, int R, int kSteps, bool fresh>
 SLIPSTREAM_INLINE void add_steps(const std::byte* codes, const int8_t* rows, int64_t stride,
                                  i32x16 (&dot)[R]) {
   if constexpr (Codes::nibbles) {
@@ -72,14 +72,16 @@ SLIPSTREAM_INLINE void add_steps(const std::byte* codes, const int8_t* rows, int
       }
     }
     SLIPSTREAM_UNROLL(16)
-    for (int r = 0; r < R; ++r) dot[r] = dot[r] + widen(sums[r]);
+    for (int r = 0; r < R; ++r) dot[r] = fresh ? widen(sums[r]) : dot[r] + widen(sums[r]);
   } else {
     SLIPSTREAM_UNROLL(8)
     for (int s = 0; s < kSteps; ++s) {
       const SignedBytes w = signed_bytes(Codes::step(codes, s));
       SLIPSTREAM_UNROLL(16)
-      for (int r = 0; r < R; ++r)
-        dot[r] = add(dot[r], w, load_quad(rows + r * stride + s * kStepInputs));
+      for (int r = 0; r < R; ++r) {
+        const Quad a = load_quad(rows + r * stride + s * kStepInputs);
+        dot[r] = fresh && s == 0 ? start(w, a) : add(dot[r], w, a);
+      }
     }
   }
 }
@@ -88,11 +90,14 @@ SLIPSTREAM_INLINE void add_steps(const std::byte* codes, const int8_t* rows, int
 template <class Codes, int R>
 SLIPSTREAM_INLINE void dot_group(const std::byte* codes, const int8_t* rows, int64_t stride,
                                  int64_t steps, i32x16 (&dot)[R]) {
-  SLIPSTREAM_UNROLL(16)
-  for (int r = 0; r < R; ++r) dot[r] = zero_i32();
-  for (; steps >= 8; steps -= 8, codes += 8 * Codes::step_bytes, rows += 8 * kStepInputs)
-    add_steps<Codes, R, 8>(codes, rows, stride, dot);
-  if (steps > 0) add_steps<Codes, R, 4>(codes, rows, stride, dot);
+  if (steps < 8) return add_steps<Codes, R, 4, true>(codes, rows, stride, dot);
+  add_steps<Codes, R, 8, true>(codes, rows, stride, dot);
+  for (steps -= 8; steps > 0; steps -= 8) {
+    codes += 8 * Codes::step_bytes;
+    rows += 8 * kStepInputs;
+    if (steps < 8) return add_steps<Codes, R, 4, false>(codes, rows, stride, dot);
+    add_steps<Codes, R, 8, false>(codes, rows, stride, dot);
+  }
 }
 
 // The tile: rows [first, first + R) of `x` against one panel, written to the same rows of `out`.

@@ -11,7 +11,7 @@ if(SLIPSTREAM_X86)
   foreach(isa avx512 amx)
     string(TOUPPER "${isa}" upper)
     add_library(slipstream_linear_emulated_${isa} STATIC
-      "${SLIPSTREAM_CSRC}/kernels/linear_isa.cpp")
+      "${SLIPSTREAM_CSRC}/kernels/linear_isa.cpp" "${SLIPSTREAM_CSRC}/tests/vec_probe.cpp")
     target_include_directories(slipstream_linear_emulated_${isa} PRIVATE "${SLIPSTREAM_CSRC}")
     target_compile_features(slipstream_linear_emulated_${isa} PRIVATE cxx_std_17)
     target_compile_definitions(slipstream_linear_emulated_${isa} PRIVATE
@@ -23,7 +23,14 @@ if(SLIPSTREAM_X86)
   target_compile_definitions(slipstream_linear_test INTERFACE SLIPSTREAM_TEST_EMULATED)
 endif()
 
-foreach(name test_linear)
+# test_vec compares the vector interface itself, so it is compiled per set too.
+add_library(slipstream_vec_probe STATIC "${SLIPSTREAM_CSRC}/isa/isa.cpp")
+target_include_directories(slipstream_vec_probe PUBLIC "${SLIPSTREAM_CSRC}")
+target_compile_features(slipstream_vec_probe PUBLIC cxx_std_17)
+slipstream_isa_sources(slipstream_vec_probe "${SLIPSTREAM_CSRC}/tests/vec_probe.cpp")
+target_link_libraries(slipstream_linear_test INTERFACE slipstream_vec_probe)
+
+foreach(name test_vec test_linear test_linear_edges)
   add_executable(${name} "${SLIPSTREAM_CSRC}/tests/${name}.cpp")
   target_link_libraries(${name} PRIVATE slipstream_linear_test)
   target_compile_options(${name} PRIVATE ${SLIPSTREAM_FLAGS})
