@@ -26,6 +26,8 @@ void check_group(int64_t group, int64_t inputs) {
 
 std::size_t ActivationBlock::size_bytes(int64_t rows, int64_t inputs, int64_t group,
                                         int64_t sum_group) {
+  check_group(resolved(group, inputs), inputs);
+  check_group(resolved(sum_group, inputs), inputs);
   const int64_t groups = (inputs - 1) / resolved(group, inputs) + 1;
   const int64_t sum_groups = (inputs - 1) / resolved(sum_group, inputs) + 1;
   return std::size_t(rounded_up(rows * rounded_up(inputs, kInputPadding), int64_t(kCacheLine)) +
@@ -35,6 +37,8 @@ std::size_t ActivationBlock::size_bytes(int64_t rows, int64_t inputs, int64_t gr
 
 ActivationBlock ActivationBlock::place(std::byte* memory, int64_t rows, int64_t inputs,
                                        int64_t group, int64_t sum_group) {
+  check_group(resolved(group, inputs), inputs);
+  check_group(resolved(sum_group, inputs), inputs);
   ActivationBlock block;
   block.rows = rows;
   block.inputs = inputs;
@@ -43,8 +47,6 @@ ActivationBlock ActivationBlock::place(std::byte* memory, int64_t rows, int64_t 
   block.groups = (inputs - 1) / block.group + 1;
   block.sum_group = resolved(sum_group, inputs);
   block.sum_groups = (inputs - 1) / block.sum_group + 1;
-  check_group(block.group, inputs);
-  check_group(block.sum_group, inputs);
   block.codes = reinterpret_cast<int8_t*>(memory);
   memory += rounded_up(rows * block.inputs_padded, int64_t(kCacheLine));
   block.scales = reinterpret_cast<float*>(memory);
