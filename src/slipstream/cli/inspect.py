@@ -123,9 +123,9 @@ def show(found: Inspection, shown: list[Row], console: Console) -> None:
     console.print(_formats(found.weights))
     console.print(_ceilings(found))
     console.print(_operations(found, shown))
-    if any(share_of_roof(row) > BUSY_SHARE for row in shown):
+    if share_of_roof(found.total) > BUSY_SHARE:
         console.print(
-            "A share well above 100 % means that the machine was busy when its ceilings were "
+            "A step far above its roof means that the machine was busy when its ceilings were "
             "probed: run again with --probe when it is idle."
         )
 
