@@ -5,7 +5,7 @@ It holds one piece of logits at a time, whatever the text's length.
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -104,7 +104,7 @@ def evaluate_program(
 
     NumericError if the program's logits are not finite.
     """
-    blocks = blocks_of(np.full(len(chunks), chunks.shape[1] - 1, np.int64))
+    blocks = _blocks(chunks)
     if baseline is None:
         nll = _likelihoods(program, chunks, on_positions)
         return _evaluation(chunks, nll, blocks, None)
@@ -114,18 +114,37 @@ def evaluate_program(
     return _evaluation(chunks, scores.nll, blocks, _distance(scores, blocks))
 
 
+def evaluate_baseline(baseline: Baseline, on_positions: OnPositions | None = None) -> Evaluation:
+    """The baseline's own perplexity, at no distance from itself; runs it only once."""
+    pairs = (((log_p, log_p) for log_p in baseline.pieces(i)) for i in range(len(baseline.chunks)))
+    scores = _score(baseline.chunks, pairs, on_positions)
+    blocks = _blocks(baseline.chunks)
+    return _evaluation(baseline.chunks, scores.nll, blocks, _distance(scores, blocks))
+
+
 def score_program(
     program: Program, baseline: Baseline, on_positions: OnPositions | None = None
 ) -> Scores:
     """Every position of the baseline's chunks, candidate and baseline in step."""
     kv = new_kv(program, baseline.chunks.shape[1])
+    pairs = (  # both sides cut chunks into the same pieces
+        zip(baseline.pieces(index), log_probabilities(program, chunk, kv), strict=True)
+        for index, chunk in enumerate(baseline.chunks)
+    )
+    return _score(baseline.chunks, pairs, on_positions)
+
+
+def _score(
+    chunks: NDArray[np.int32],
+    pairs: Iterable[Iterable[tuple[Logs, Logs]]],
+    on_positions: OnPositions | None,
+) -> Scores:
+    """`pairs` yields for each chunk the pieces of baseline and candidate."""
     columns: list[NDArray[np.float64]] = []
-    for index, chunk in enumerate(baseline.chunks):
+    for chunk, pieces in zip(chunks, pairs, strict=True):
         start = 1
-        candidate = log_probabilities(program, chunk, kv)  # cut into pieces as the baseline is
-        for log_p, log_q in zip(baseline.pieces(index), candidate, strict=True):
-            next_ids = chunk[start : start + len(log_q)]
-            columns.append(_score_piece(log_p, log_q, next_ids))
+        for log_p, log_q in pieces:
+            columns.append(_score_piece(log_p, log_q, chunk[start : start + len(log_q)]))
             start += len(log_q)
             if on_positions is not None:
                 on_positions(len(log_q))
@@ -158,6 +177,10 @@ def _likelihoods(
             if on_positions is not None:
                 on_positions(len(logs))
     return np.concatenate(pieces)
+
+
+def _blocks(chunks: NDArray[np.int32]) -> NDArray[np.int64]:
+    return blocks_of(np.full(len(chunks), chunks.shape[1] - 1, np.int64))
 
 
 def _distance(scores: Scores, blocks: NDArray[np.int64]) -> Distance:

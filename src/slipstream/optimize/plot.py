@@ -119,7 +119,8 @@ def _lines(plot: Plot, frame: _Frame) -> list[str]:
     if plot.y_limit is not None:
         y = frame.y(plot.y_limit[0])
         parts.append(_line("limit", (LEFT, y), (WIDTH - RIGHT, y)))
-        parts.append(_text(LEFT + 6, y - 6, plot.y_limit[1], "note limit-note", "start"))
+        at, anchor = (LEFT + 6, "start") if plot.step_right else (WIDTH - RIGHT - 6, "end")
+        parts.append(_text(at, y - 6, plot.y_limit[1], "note limit-note", anchor))
     return parts
 
 

@@ -20,7 +20,7 @@ from slipstream.compress.recipe import Recipe
 from slipstream.compress.run import calibrated_groups
 from slipstream.errors import NumericError
 from slipstream.evaluate.divergence import Baseline, baseline_for
-from slipstream.evaluate.evaluation import evaluate_program
+from slipstream.evaluate.evaluation import evaluate_baseline, evaluate_program
 from slipstream.evaluate.interval import Measured
 from slipstream.evaluate.texts import Texts, sample_texts, split_text, start_id
 from slipstream.evaluate.verdict import Limit
@@ -76,7 +76,8 @@ class Search:
         self.candidates = settings.candidates or candidates(subject.graph, subject.weights)
         self.kept: dict[str, Built] = {}
         self.kept_bytes = 0
-        self.slowest_s = 0.0  # the longest that a candidate has taken
+        self.slowest_s = {False: 0.0, True: 0.0}  # that a candidate took; by whether calibrated
+        self.measured = 0
         self._hessians: Hessians | None = None
         self._texts: Texts | None = None
 
@@ -169,6 +170,9 @@ class Search:
         known = self._known(candidate)
         if known is not None:
             return known
+        calibrated = candidate.recipe.needs_calibration
+        if calibrated:
+            self.hessians()
         start = self.clock()
         try:
             built = self.built(candidate)
@@ -186,10 +190,14 @@ class Search:
             build_s=build_s,
         )
         try:
-            found = evaluate_program(built.program, chunks, reference, on_positions=advance)
+            if role == "baseline":
+                found = evaluate_baseline(reference, advance)
+            else:
+                found = evaluate_program(built.program, chunks, reference, advance)
         except NumericError as error:
             return self._note(replace(result, failure=str(error)))
-        self.slowest_s = max(self.slowest_s, self.clock() - start)
+        self.slowest_s[calibrated] = max(self.slowest_s[calibrated], self.clock() - start)
+        self.measured += 1
         return self._note(replace(result, evaluation=found))
 
     def built(self, candidate: Candidate) -> Built:
@@ -225,10 +233,10 @@ class Search:
 
     def _out_of_time(self, candidate: Candidate) -> bool:
         """Whether measuring it would take time that the timing needs. At least two are tried."""
-        if self._known(candidate) is not None or len(self.kept) < 4:
+        if self._known(candidate) is not None or self.measured < 4:
             return False
         left = self.settings.budget_s * (1 - budget.SPEED_SHARE) - (self.clock() - self.started)
-        return left < self.slowest_s
+        return left < self.slowest_s[candidate.recipe.needs_calibration]
 
     # Speed.
 
