@@ -80,9 +80,7 @@ static void check(int threads, int samples, double duration_s) {
 // ---- what the processor has ---------------------------------------------------------------------
 
 #if defined(__x86_64__)
-static bool has_avx2() {
-  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-}
+static bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
 
 static bool has_avx512() {
   return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
