@@ -28,9 +28,14 @@ def test_kv_bytes_count_every_layer():
     assert kv_bytes_per_position(graph(), "float32") == 2 * 2 * 2 * 64 * 4
 
 
-def test_with_memory_to_spare_every_request_may_fill_its_context():
-    chosen = resolve(EngineOptions(max_batch=4), graph(), machine())
-    assert chosen.context == 1024 and chosen.page_count == 4 * 16
+def test_memory_given_lets_every_request_fill_its_context():
+    options = EngineOptions(max_batch=4, kv_memory_bytes=GIB)
+    assert resolve(options, graph(context=4096), machine()).page_count == 4 * 64
+
+
+def test_otherwise_one_may_fill_it_and_the_others_are_typical():
+    chosen = resolve(EngineOptions(max_batch=4), graph(context=4096), machine())
+    assert chosen.context == 4096 and chosen.page_count == 64 + 3 * 16
     assert chosen.limits.max_batch == 4 and chosen.limits.token_budget == 256
 
 

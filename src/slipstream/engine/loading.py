@@ -21,6 +21,4 @@ def compile_program(model: Model, settings: Settings) -> Program:
     options = NativeOptions(
         threads=settings.threads, activations=settings.activations, kv_dtype=settings.kv_dtype
     )
-    return compile_native(
-        model.graph, model.weights, options, settings=model.activations
-    )
+    return compile_native(model.graph, model.weights, options, settings=model.activations)

@@ -21,6 +21,7 @@ Activations = Literal["auto", "f32", "int8"]
 MAX_BATCH = 32
 TOKEN_BUDGET = 256  # prefill is near its full speed from here on, and a decode waits no longer
 KV_MEMORY_SHARE = 0.25  # of the machine's memory, unless the batch needs less
+POSITIONS_TYPICAL = 1024  # of a request; longer ones take what shorter ones leave, or wait
 BYTES_OF: dict[KVType, int] = {"bfloat16": 2, "float32": 4}
 
 
@@ -32,7 +33,7 @@ class EngineOptions:
     max_batch        requests running at once
     token_budget     rows of one step: prompts are cut into chunks that fit
     context          most positions of prompt and answer together
-    kv_memory_bytes  memory of the KV pages
+    kv_memory_bytes  most memory of the KV pages; None: enough for a batch of typical requests
     threads          of the native backend
     """
 
@@ -64,9 +65,8 @@ def resolve(options: EngineOptions, graph: Graph, machine: Machine) -> Settings:
     _check(options, graph)
     context = options.context or graph.context
     page_bytes = kv_bytes_per_position(graph, options.kv_dtype) * PAGE_SIZE
-    wanted = pages_for(context) * options.max_batch
     memory = options.kv_memory_bytes or int(machine.memory_bytes * KV_MEMORY_SHARE)
-    page_count = min(wanted, memory // max(page_bytes, 1))
+    page_count = min(_pages_wanted(options, context), memory // max(page_bytes, 1))
     if page_count < pages_for(context):
         if options.context is not None or page_count < 1:
             raise MachineError(
@@ -84,6 +84,14 @@ def resolve(options: EngineOptions, graph: Graph, machine: Machine) -> Settings:
         activations=options.activations,
         threads=options.threads,
     )
+
+
+def _pages_wanted(options: EngineOptions, context: int) -> int:
+    """Pages for a whole batch: of full length where memory was given for it, else as is typical."""
+    if options.kv_memory_bytes is not None:
+        return pages_for(context) * options.max_batch
+    others = pages_for(min(context, POSITIONS_TYPICAL)) * (options.max_batch - 1)
+    return pages_for(context) + others
 
 
 def kv_bytes_per_position(graph: Graph, kv_dtype: KVType) -> int:

@@ -1,11 +1,11 @@
 """Draws tokens from logits. Token i of an answer depends on its logits and on (seed, i) only.
 
-The noise is counter-based: one Philox stream per (seed, i), one number of it per token id. A drawn
-token is the arg-max of logits / T + Gumbel noise over the candidates that top-k, top-p and min-p
-keep. So the same request draws the same tokens in any batch, and a draft token can be verified by
-drawing again. One row at a time, always the same operations in the same order.
+A drawn token is the arg-max of logits / T + Gumbel noise over the candidates that top-k, top-p and
+min-p keep; the noise is counter-based (`noise.py`). So the same request draws the same tokens in
+any batch, and a draft token can be verified by drawing again. One row at a time, always the same
+operations in the same order.
 
-Legend: V vocabulary; C candidates that are kept.
+Legend: V vocabulary; C candidates that are kept; a score is (logit - highest logit) / T, ≤ 0.
 """
 
 from dataclasses import dataclass
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from slipstream.engine.noise import BLOCK, Noise
 from slipstream.engine.request import SamplingParams
 from slipstream.errors import NumericError
 
@@ -20,9 +21,8 @@ Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
 Ids = NDArray[np.int64]
 
-TOP_P_FIRST_TRY = 256  # candidates sorted before all are; most top-p sets are smaller
-RACE_MARGIN = 5.0  # see `_race`: less than 1 % of ids have noise above it
-RACE_BITS = np.uint64(int(np.exp(-np.exp(-RACE_MARGIN)) * 2**64) - 2**32)  # a little low: safe
+PROMISING = 4  # blocks looked at first in a draw from everything
+TOP_P_CUTS = (-4.0, -8.0, -16.0)  # scores above which candidates are looked at before all are
 
 
 @dataclass(frozen=True)
@@ -41,17 +41,12 @@ def sample(logits: Floats, params: SamplingParams, seed: int, index: int) -> int
         raise NumericError("the model's logits are not finite; its weights may be damaged")
     if params.temperature == 0 or params.top_k == 1:
         return best
-    ids = _top_k(logits, params.top_k)
-    with np.errstate(over="ignore"):  # a tiny temperature: -inf is right
-        scores = (logits[ids].astype(np.float64) - float(logits[best])) / params.temperature
-    if params.top_p < 1:
-        ids, scores = _top_p(ids, scores, params.top_p)
-    if params.min_p > 0:
-        keep = scores >= np.log(params.min_p)
-        ids, scores = ids[keep], scores[keep]
-    if len(ids) == 1:
-        return int(ids[0])
-    return _race(ids, scores, noise_bits(seed, index, int(ids.max()) + 1))
+    noise = Noise(seed, index)
+    if params.top_k == 0 and params.top_p == 1 and params.min_p == 0:
+        return _race(logits, best, params.temperature, noise)
+    ids = _kept(logits, best, params)
+    scores = _scores(logits[ids], logits[best], params.temperature)
+    return _winner(ids, scores + noise.of(ids))
 
 
 def logprob(logits: Floats, token: int, top: int) -> TokenLogprob:
@@ -65,15 +60,21 @@ def logprob(logits: Floats, token: int, top: int) -> TokenLogprob:
     return TokenLogprob(token, float(values[token] - total), rivals)
 
 
-def noise_bits(seed: int, index: int, count: int) -> NDArray[np.uint64]:
-    """The raw noise of token ids 0 … count - 1 for token `index` of the request with `seed`."""
-    return np.random.Philox(key=seed, counter=[0, 0, 0, index]).random_raw(count)
+def _scores(logits: Floats, highest: np.float32, temperature: float) -> Doubles:
+    with np.errstate(over="ignore"):  # a tiny temperature: -inf is right
+        return (logits.astype(np.float64) - np.float64(highest)) / temperature
 
 
-def gumbel(bits: NDArray[np.uint64]) -> Doubles:
-    """Gumbel noise from raw bits: -log(-log(u)), u strictly between 0 and 1."""
-    uniform = ((bits >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52  # exact, never 0 or 1
-    return -np.log(-np.log(uniform))
+def _kept(logits: Floats, best: int, params: SamplingParams) -> Ids:
+    """The ids that the filters leave, each filter seeing what the one before left."""
+    ids = _top_k(logits, params.top_k)
+    if params.top_p < 1:
+        scores = _scores(logits[ids], logits[best], params.temperature)
+        ids = ids[_top_p(scores.astype(np.float32), params.top_p)]
+    if params.min_p > 0:
+        scores = _scores(logits[ids], logits[best], params.temperature)
+        ids = ids[scores >= np.log(params.min_p)]
+    return ids
 
 
 def _top_k(logits: Floats, k: int) -> Ids:
@@ -86,43 +87,43 @@ def _top_k(logits: Floats, k: int) -> Ids:
     return np.sort(np.concatenate([above, equal]))
 
 
-def _top_p(ids: Ids, scores: Doubles, p: float) -> tuple[Ids, Doubles]:
-    """The fewest candidates whose probabilities reach p of the total, the most likely first.
+def _top_p(scores: Floats, p: float) -> Ids:
+    """Indices of the fewest candidates whose probabilities reach p of the total, likeliest first.
 
-    Sorting everything would dominate the step, so the leaders are sorted first and the rest only
-    if they do not suffice: the same set either way.
+    Sorting everything would dominate the step. The highest are tried first and more only if they
+    do not suffice: the same indices either way.
     """
     weights = np.exp(scores)
-    wanted = p * weights.sum()
-    for leaders in (TOP_P_FIRST_TRY, len(ids)):
-        some = _leaders(scores, leaders)
-        order = some[np.argsort(-scores[some], kind="stable")]
-        reached = np.cumsum(weights[order])
-        if reached[-1] >= wanted or leaders >= len(ids):
-            kept = order[: int(np.searchsorted(reached, wanted)) + 1]
-            return ids[kept], scores[kept]
-    raise AssertionError("the second try has all candidates")
+    wanted = p * weights.sum(dtype=np.float64)
+    for cut in (*TOP_P_CUTS, -np.inf):
+        some = np.flatnonzero(scores >= cut)
+        if cut == -np.inf or weights[some].sum(dtype=np.float64) > wanted:
+            break
+    order = some[np.argsort(-scores[some], kind="stable")]
+    reached = np.cumsum(weights[order], dtype=np.float64)
+    count = int(np.searchsorted(reached, wanted)) + 1
+    kept: Ids = order[:count]
+    return kept
 
 
-def _leaders(scores: Doubles, count: int) -> Ids:
-    """Indices, ascending, of the `count` highest scores, and of all equals of the last one."""
-    if count >= len(scores):
-        return np.arange(len(scores))
-    threshold = np.partition(scores, len(scores) - count)[len(scores) - count]
-    return np.flatnonzero(scores >= threshold)
+def _race(logits: Floats, best: int, temperature: float, noise: Noise) -> int:
+    """The id with the highest score + noise of all; among equals the lowest id.
 
-
-def _race(ids: Ids, scores: Doubles, bits: NDArray[np.uint64]) -> int:
-    """The id whose score + Gumbel noise is highest; among equals the lowest id. scores ≤ 0.
-
-    Logarithms of a whole vocabulary would cost more than the rest of sampling, and few ids can
-    win. With b the result of the most likely id, a winner has noise ≥ b - score: so either its
-    score is at least b - margin or its noise is at least the margin. Only those are raced.
+    No id of a block can get more than the block's highest score plus the block's highest noise.
+    The most promising blocks set the bar; those that cannot reach it are not looked at.
     """
-    bits = bits[ids]
-    favorite = int(scores.argmax())
-    bar = float(scores[favorite] + gumbel(bits[favorite : favorite + 1])[0])
-    racing = np.flatnonzero((scores >= bar - RACE_MARGIN) | (bits >= RACE_BITS))
-    results = scores[racing] + gumbel(bits[racing])
-    best = racing[results == results.max()]
-    return int(ids[best].min())
+
+    def results_of(blocks: Ids) -> tuple[Ids, Doubles]:
+        ids = (blocks[:, None] * BLOCK + np.arange(BLOCK)).reshape(-1)
+        ids = ids[ids < len(logits)]
+        return ids, _scores(logits[ids], logits[best], temperature) + noise.of(ids)
+
+    highest = np.maximum.reduceat(logits, np.arange(0, len(logits), BLOCK))
+    bounds = _scores(highest, logits[best], temperature) + noise.peaks(np.arange(len(highest)))
+    promising = np.argsort(-bounds)[:PROMISING]
+    bar = results_of(promising)[1].max()
+    return _winner(*results_of(np.flatnonzero(bounds >= bar)))
+
+
+def _winner(ids: Ids, results: Doubles) -> int:
+    return int(ids[results == results.max()].min())
