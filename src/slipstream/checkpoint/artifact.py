@@ -39,8 +39,15 @@ SHARD_BYTES = 4_000_000_000
 class TokenizerFiles(Protocol):
     """What an artifact needs of a tokenizer (`models.tokenizer.Tokenizer` has it)."""
 
-    bos_id: int | None
-    eos_ids: frozenset[int]
+    @property
+    def bos_id(self) -> int | None:
+        """The token that texts begin with."""
+        ...
+
+    @property
+    def eos_ids(self) -> frozenset[int]:
+        """The tokens that end an answer."""
+        ...
 
     def save_json(self, path: Path) -> None:
         """Write ``tokenizer.json``."""

@@ -59,10 +59,15 @@ VERBS: dict[str, Verb] = {
         "Find the fastest form of a model within your limits, prove it, write it.",
         'slipstream optimize smollm2:135m --limit "kl<0.02" -o OUT',
     ),
+    "quantize": Verb(
+        "slipstream.cli.quantize",
+        "Carry out one recipe of your own, written with its proof.",
+        "slipstream quantize smollm2:135m --bits 4 --group 64 --method gptq -o OUT",
+    ),
     "evaluate": Verb(
         "slipstream.cli.evaluate",
-        "Measure a model's quality against another, or its perplexity.",
-        "slipstream evaluate OUT --against smollm2:135m",
+        "Measure a model's perplexity, or its distance from the original.",
+        "slipstream evaluate OUT --baseline smollm2:135m",
     ),
     "bench": Verb(
         "slipstream.cli.bench",
