@@ -13,6 +13,8 @@ vocabulary cheap: the highest noise of a block is known before any other number 
 Together these are 64 independent Gumbel variables, exactly (Maddison et al., 2014, "A* Sampling").
 """
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -21,6 +23,7 @@ Ids = NDArray[np.int64]
 Bits = NDArray[np.uint64]
 
 BLOCK = 64  # ids whose highest noise is known at once
+LOG_BLOCK = math.log(BLOCK)
 
 # SplitMix64 (Steele et al., 2014): a step along the stream, and a mixer of 64 bits.
 STEP = 0x9E3779B97F4A7C15
@@ -47,7 +50,7 @@ class Noise:
 
     def peaks(self, blocks: Ids) -> Doubles:
         """float64 [B]: the highest noise of each block of BLOCK ids."""
-        return gumbel(_hashed(self._peaks, blocks)) + np.log(BLOCK)
+        return gumbel(_hashed(self._peaks, blocks)) + LOG_BLOCK
 
 
 def gumbel(bits: Bits) -> Doubles:
