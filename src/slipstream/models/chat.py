@@ -12,7 +12,8 @@ from typing import Any
 import jinja2
 
 from slipstream.errors import TemplateError
-from slipstream.models.chat_sandbox import MAX_LENGTH, Budget, budget, environment
+from slipstream.models.chat_bounds import MAX_LENGTH
+from slipstream.models.chat_sandbox import Budget, budget, environment
 
 Message = Mapping[str, Any]
 

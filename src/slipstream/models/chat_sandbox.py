@@ -1,12 +1,11 @@
 """The Jinja environment in which chat templates run: what Hugging Face templates expect, bounded.
 
 A template comes with a model that a stranger may have made. Jinja's immutable sandbox keeps it from
-touching Python; here it is also kept from running for ever or filling the memory: every loop turn
-and call is counted, and no text or list may outgrow `MAX_LENGTH`. `chat` is the caller.
+touching Python; here it is also kept from running for ever or filling the memory: loop turns and
+calls are counted, and sizes are checked (`chat_bounds`) before they grow. `chat` is the caller.
 """
 
 import json
-import re
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -22,9 +21,10 @@ from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from slipstream.errors import TemplateError
+from slipstream.models import chat_bounds as bounds
 
-MAX_STEPS = 2_000_000  # loop turns and calls of one rendering
-MAX_LENGTH = 16_000_000  # characters of a text, items of a list
+MAX_STEPS = 1_000_000  # of one rendering: a loop turn is one step, a call is several
+STEPS_OF_A_CALL = 10
 
 
 @dataclass
@@ -34,9 +34,9 @@ class Budget:
     now: Callable[[], datetime]
     steps: int = MAX_STEPS
 
-    def step(self) -> None:
-        """Count one loop turn or call."""
-        self.steps -= 1
+    def step(self, cost: int = 1) -> None:
+        """Count a loop turn, or a call at its `cost`."""
+        self.steps -= cost
         if self.steps < 0:
             raise TemplateError(f"the chat template takes more than {MAX_STEPS} steps")
 
@@ -52,9 +52,11 @@ def environment() -> "Sandbox":
         lstrip_blocks=True,
         extensions=[Generation, loopcontrols],
         autoescape=False,
+        finalize=_printable,
     )
-    sandbox.filters = {name: _bounded(function) for name, function in sandbox.filters.items()}
     sandbox.filters["tojson"] = _tojson
+    filters = sandbox.filters.items()
+    sandbox.filters = {name: _bounded(name, function) for name, function in filters}
     sandbox.globals.pop("lipsum", None)
     sandbox.globals["raise_exception"] = _raise_exception
     sandbox.globals["strftime_now"] = _strftime_now
@@ -98,30 +100,44 @@ class Sandbox(ImmutableSandboxedEnvironment):
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         """An arithmetic operation, refused where its result would be too large."""
         if operator == "*":
-            _check_product(left, right)
+            bounds.check_product(left, right)
         elif operator == "**" and (abs(right) > 64 or abs(left) > 1 << 64):
             raise TemplateError("the chat template raises a number to too high a power")
         elif operator == "%" and isinstance(left, str):
-            _check_format(left)
+            bounds.check_format(left, right if isinstance(right, tuple) else [right])
         elif operator == "+":
-            _check_length(_size(left) + _size(right))
+            bounds.check_length(bounds.size_of(left) + bounds.size_of(right))
         return super().call_binop(context, operator, left, right)
 
     def call(self, context: Context, function: Any, *arguments: Any, **named: Any) -> Any:
-        """A call from the template: counted, its arguments and result bounded."""
-        budget.get().step()
+        """A call from the template: counted, a text's methods and the result bounded."""
+        budget.get().step(STEPS_OF_A_CALL)
         owner = getattr(function, "__self__", None)
         if isinstance(owner, str):
-            _check_text_method(owner, function.__name__, arguments)
-        _check_numbers(arguments, named)
+            everything = (*arguments, *named.values())
+            bounds.check_numbers(everything)
+            bounds.check_method(owner, function.__name__, everything)
         result = super().call(context, function, *arguments, **named)
-        _check_length(_size(result))
+        bounds.check_length(bounds.size_of(result))
         return result
+
+    def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
+        """``text.format``, which Jinja replaces by a safer one of its own."""
+        wrapped = super().wrap_str_format(value)
+        if wrapped is None:
+            return None
+        text = value.__self__
+
+        def checked(*arguments: Any, **named: Any) -> str:
+            bounds.check_format(text, (*arguments, *named.values()))
+            return wrapped(*arguments, **named)
+
+        return checked
 
     def concat_bounded(self, parts: Iterable[Any]) -> str:
         """``a ~ b ~ c``."""
-        texts = [str(part) for part in parts]
-        _check_length(sum(map(len, texts)))
+        texts = [str(_printable(part)) for part in parts]
+        bounds.check_length(sum(map(len, texts)))
         return "".join(texts)
 
     def counted(self, items: Any) -> Any:
@@ -147,21 +163,16 @@ def _count(items: Iterable[Any]) -> Iterator[Any]:
         yield item
 
 
-def _bounded(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A filter whose numbers are checked before it runs, and whose result after."""
+def _bounded(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """A filter whose arguments are checked before it runs, and whose result after."""
 
     @wraps(function)
     def checked(*arguments: Any, **named: Any) -> Any:
-        budget.get().step()
-        _check_numbers(arguments, named)
+        budget.get().step(STEPS_OF_A_CALL)
         subject, *rest = _without_context(arguments)
-        if isinstance(subject, str):
-            _check_text_method(subject, function.__name__.removeprefix("do_"), rest)
-        elif function.__name__ == "sync_do_join" and isinstance(subject, list | tuple):
-            separator = rest[0] if rest else ""
-            _check_length(_joined(str(separator), subject))
+        bounds.check_filter(name, subject, (*rest, *named.values()))
         result = function(*arguments, **named)
-        _check_length(_size(result))
+        bounds.check_length(bounds.size_of(result))
         return result
 
     return checked
@@ -173,53 +184,11 @@ def _without_context(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
     return arguments[1:] if isinstance(arguments[0], kinds) else arguments
 
 
-def _check_text_method(text: str, name: str, arguments: Any) -> None:
-    """Methods and filters of a text whose result can be far larger than it is."""
-    if name == "replace" and len(arguments) >= 2 and isinstance(arguments[1], str):
-        old = max(1, len(arguments[0])) if isinstance(arguments[0], str) else 1
-        _check_length((len(text) // old + 1) * len(arguments[1]))
-    elif name == "join" and arguments and isinstance(arguments[0], list | tuple):
-        _check_length(_joined(text, arguments[0]))
-    elif name in {"format", "format_map"}:
-        _check_format(text)
-    elif name == "expandtabs":
-        _check_length(len(text) * max(8, *(int(width) for width in arguments), 8))
-    elif name == "indent" and arguments and isinstance(arguments[0], int):
-        _check_length(len(text) + (text.count("\n") + 1) * arguments[0])
-
-
-def _joined(separator: str, items: Iterable[Any]) -> int:
-    return sum(_size(item) + len(separator) for item in items)
-
-
-def _check_numbers(arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
-    for value in (*arguments, *named.values()):
-        if isinstance(value, int) and abs(value) > MAX_LENGTH and value.bit_length() > 64:
-            raise TemplateError("the chat template uses a number that is too large")
-
-
-def _check_product(left: Any, right: Any) -> None:
-    if isinstance(left, int) and isinstance(right, int):
-        if left.bit_length() + right.bit_length() > 4096:
-            raise TemplateError("the chat template uses a number that is too large")
-    elif isinstance(right, int):
-        _check_length(_size(left) * right)
-    elif isinstance(left, int):
-        _check_length(_size(right) * left)
-
-
-def _check_format(text: str) -> None:
-    if re.search(r"\d{6}", text):
-        raise TemplateError("the chat template formats to a width of more than 99999 characters")
-
-
-def _size(value: Any) -> int:
-    return len(value) if isinstance(value, str | list | tuple | dict) else 0
-
-
-def _check_length(length: int) -> None:
-    if length > MAX_LENGTH:
-        raise TemplateError(f"the chat template makes a text longer than {MAX_LENGTH} characters")
+def _printable(value: Any) -> Any:
+    """What an expression gives, about to be written out."""
+    if isinstance(value, list | tuple | dict):
+        bounds.check_written(value)
+    return value
 
 
 def _raise_exception(message: str) -> None:
@@ -227,6 +196,7 @@ def _raise_exception(message: str) -> None:
 
 
 def _strftime_now(pattern: str) -> str:
+    bounds.check_format(pattern, ())
     return budget.get().now().strftime(pattern)
 
 
