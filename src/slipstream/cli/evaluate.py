@@ -15,12 +15,11 @@ from slipstream.errors import RequestError, SourceError
 from slipstream.evaluate.divergence import baseline_for
 from slipstream.evaluate.evaluation import Evaluation, evaluate_program
 from slipstream.evaluate.interval import Measured
+from slipstream.evaluate.perplexity import CHUNK_TOKENS
 from slipstream.evaluate.texts import read_chunks, sample_chunks, start_id
 from slipstream.graph.passes.activations import Choice
 from slipstream.models.load import load
 from slipstream.models.model import Model
-
-_SAMPLED_LENGTH = 512
 
 
 def command(  # noqa: PLR0917  each argument is an option of the command line
@@ -74,13 +73,13 @@ def compiled(model: Model, activations: Choice, *, exact: bool) -> Program:
 
 def make_chunks(model: Model, program: Program, text: Path | None, tokens: int, bars: Bars) -> Any:
     """int32 [C, T]: of the file, or sampled from the program."""
+    length = min(CHUNK_TOKENS, program.graph.context, tokens)
     if text is not None:
         try:
             content = text.read_text(encoding="utf-8", errors="replace")
         except OSError as error:
             raise SourceError(f"the text {text} cannot be read: {error.strerror}") from None
-        return read_chunks(model.tokenizer, content, tokens)
-    length = min(_SAMPLED_LENGTH, program.graph.context, tokens)
+        return read_chunks(model.tokenizer, content, tokens, length)
     count = max(1, tokens // length)
     advance = bars.begin("the model writes text", count * length)
     return sample_chunks(program, start_id(model.tokenizer), count, length, advance)

@@ -43,14 +43,20 @@ def read_chunks(
 
 
 def split_text(
-    tokenizer: Tokenizer, text: str, evaluation_tokens: int, calibration_tokens: int, source: str
+    tokenizer: Tokenizer,
+    text: str,
+    evaluation_tokens: int,
+    calibration_tokens: int,
+    *,
+    source: str,
+    length: int = CHUNK_TOKENS,
 ) -> Texts:
     """Calibration from the text's first half, evaluation from its second: never the same words."""
     middle = text.find("\n", len(text) // 2) + 1 or len(text) // 2
     first, second = text[:middle], text[middle:]
     try:
-        evaluation = read_chunks(tokenizer, second, evaluation_tokens)
-        calibration = read_chunks(tokenizer, first, calibration_tokens)
+        evaluation = read_chunks(tokenizer, second, evaluation_tokens, length)
+        calibration = read_chunks(tokenizer, first, calibration_tokens, length)
     except RequestError as error:
         raise RequestError(f"{source} is too short to be split in two: {error}") from None
     return Texts(evaluation, calibration, source)

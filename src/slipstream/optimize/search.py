@@ -22,13 +22,14 @@ from slipstream.errors import NumericError
 from slipstream.evaluate.divergence import Baseline, baseline_for
 from slipstream.evaluate.evaluation import evaluate_baseline, evaluate_program
 from slipstream.evaluate.interval import Measured
+from slipstream.evaluate.perplexity import CHUNK_TOKENS
 from slipstream.evaluate.texts import Texts, sample_texts, split_text, start_id
 from slipstream.evaluate.verdict import Limit
 from slipstream.models.tokenizer import Tokenizer
 from slipstream.optimize import budget
 from slipstream.optimize.journal import Journal
 from slipstream.optimize.programs import Built, Subject, build
-from slipstream.optimize.space import A8, A32, Candidate, as_stored, candidates
+from slipstream.optimize.space import A32, Candidate, as_stored, candidates, served_form
 from slipstream.optimize.study import Result, Role, Study
 from slipstream.optimize.table import headline
 from slipstream.optimize.timing import speed_json, uncalibrated
@@ -74,6 +75,7 @@ class Search:
         self.started = clock()
         self.journal = Journal(settings.folder / "journal.jsonl")
         self.candidates = settings.candidates or candidates(subject.graph, subject.weights)
+        self.served = served_form(subject.graph, subject.weights)
         self.kept: dict[str, Built] = {}
         self.kept_bytes = 0
         self.slowest_s = {False: 0.0, True: 0.0}  # that a candidate took; by whether calibrated
@@ -86,10 +88,11 @@ class Search:
 
         `text` is (content, where it came from); None: the model writes its own.
         """
-        originals = [(as_stored(A32), "baseline"), (as_stored(A8), "stored")]
         texts = self.texts(text)
         reference = self._reference(texts)
-        results = [self.quality(c, role, reference) for c, role in originals]  # type: ignore[arg-type]
+        results = [self.quality(as_stored(A32), "baseline", reference)]
+        if self.served != as_stored(A32):
+            results.append(self.quality(self.served, "stored", reference))
         skipped: list[str] = []
         for candidate in self.candidates:
             if self._out_of_time(candidate):
@@ -101,8 +104,8 @@ class Search:
         return Study(
             model=name,
             baseline=results[0],
-            stored=results[1],
-            candidates=tuple(results[2:]),
+            stored=next((r for r in results if r.role == "stored"), None),
+            candidates=tuple(r for r in results if r.role == "candidate"),
             limits=self.settings.limits,
             text=texts.source,
             evaluation_tokens=texts.evaluation.size,
@@ -128,7 +131,7 @@ class Search:
         return self._texts
 
     def _new_texts(self, text: tuple[str, str] | None) -> Texts:
-        stored = self.built(as_stored(A8)).program
+        stored = self.built(self.served).program
         plan = self.settings.tokens or budget.plan_tokens(
             self.settings.budget_s,
             budget.pace_of(self.built(as_stored(A32)).program, self.clock),
@@ -138,7 +141,14 @@ class Search:
         assert self.tokenizer is not None or text is None
         if text is not None and self.tokenizer is not None:
             content, source = text
-            return split_text(self.tokenizer, content, plan.evaluation, plan.calibration, source)
+            return split_text(
+                self.tokenizer,
+                content,
+                plan.evaluation,
+                plan.calibration,
+                source=source,
+                length=min(CHUNK_TOKENS, self.subject.graph.context),
+            )
         if self.settings.tokens is None:
             rate = budget.sampling_rate(stored, self.clock)
             plan = budget.shorten_for_sampling(plan, self.settings.budget_s, rate)
@@ -155,7 +165,7 @@ class Search:
             chunks = self._texts.calibration
             total = chunks.size * calibration_passes(groups, chunks.shape[1])
             self._hessians = calibrate(
-                self.built(as_stored(A8)).program,  # its inputs differ by 0.003 KL: far below noise
+                self.built(self.served).program,
                 chunks,
                 groups,
                 self.settings.folder / "calibration",
@@ -262,7 +272,7 @@ class Search:
         """Times programs in as few groups as memory allows; the baseline runs in each."""
         by_name = {result.name: result for result in results}
         baseline = results[0].name
-        pace = budget.pace_of(self.built(as_stored(A8)).program, self.clock)
+        pace = budget.pace_of(self.built(self.served).program, self.clock)
         left = self.settings.budget_s * 0.97 - (self.clock() - self.started)
         repeats = budget.plan_repeats(left, len(names), pace)
         waiting = [name for name in names if name != baseline]
@@ -278,7 +288,7 @@ class Search:
                 size += built.memory_bytes
             found = measure_speed(
                 together,
-                prompt_tokens=budget.PROMPT_TOKENS,
+                prompt_tokens=min(budget.PROMPT_TOKENS, self.subject.graph.context),
                 decode_tokens=budget.DECODE_TOKENS,
                 repeats=repeats,
             )

@@ -12,6 +12,7 @@ from typing import Any
 from slipstream.compress.recipe import (
     Method,
     Recipe,
+    Roles,
     Rule,
     activations_label,
     format_label,
@@ -76,6 +77,16 @@ def check_supported(graph: Graph) -> None:
 def as_stored(activations: Activations) -> Candidate:
     """The file's own weights, for the rows that candidates are compared with."""
     return Candidate(f"as stored · {activations_label(activations)}", Recipe((), activations))
+
+
+def served_form(graph: Graph, weights: Mapping[str, Tensor]) -> Candidate:
+    """The stored weights as they are served: int8 activations where any linear is quantized.
+
+    It differs from the original by about 0.003 KL, so text and calibration come from it: it is
+    the faster of the two.
+    """
+    quantized = any(isinstance(weights[name], AffineTensor) for name in Roles.of(graph).by_weight)
+    return as_stored(A8 if quantized else A32)
 
 
 def _in_order_of_promise() -> Iterator[Candidate]:
