@@ -81,6 +81,18 @@ def test_the_manifest_tells_what_was_done_and_the_hash_of_every_file(tmp_path: P
     assert manifest["files"].keys() == names
 
 
+def test_further_files_are_hashed_too_and_cannot_replace_others(tmp_path: Path) -> None:
+    folder = write(tmp_path / "out", files={"report.html": "<p>proof</p>"})
+    assert "report.html" in verify(folder)["files"]
+    (folder / "report.html").write_text("<p>better</p>")
+    with pytest.raises(ArtifactError, match=r"report\.html"):
+        verify(folder)
+    for name in ("config.json", "slipstream.json", "../x", "a/b"):
+        with pytest.raises(ValueError, match="further file"):
+            write(tmp_path / "other", files={name: ""})
+    assert not (tmp_path / "other").exists()
+
+
 def test_equal_models_make_equal_files(tmp_path: Path) -> None:
     first, second = verify(write(tmp_path / "a")), verify(write(tmp_path / "b"))
     assert first == second

@@ -18,6 +18,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import numpy as np
@@ -67,14 +68,16 @@ def write_artifact(
     chat_template: str | None,
     manifest: Mapping[str, Any],
     activations: Mapping[str, Activations],
+    files: Mapping[str, str] = MappingProxyType({}),
     overwrite: bool = False,
     shard_bytes: int = SHARD_BYTES,
 ) -> Path:
     """Write the folder, whole or not at all, and return it.
 
     `tensors` are read one after the other (a lazy mapping is fine). `manifest` is the caller's
-    account (recipe, source, measurements); schema, version and hashes are added here. An existing
-    folder is refused, unless `overwrite` is said and it is an artifact itself.
+    account (recipe, source, measurements); schema, version and hashes are added here. `files` are
+    further texts by name (a report). An existing folder is refused, unless `overwrite` is said and
+    it is an artifact itself.
     """
     folder = Path(folder).expanduser().absolute()
     _check_target(folder, overwrite)
@@ -84,6 +87,10 @@ def write_artifact(
     try:
         _write_config(building, config, plan)
         _write_tokenizer(building, tokenizer, chat_template)
+        for name, text in files.items():
+            if name != os.path.basename(name) or (building / name).exists() or name == MANIFEST:
+                raise ValueError(f"{name!r} cannot be a further file of an artifact")
+            (building / name).write_text(text, encoding="utf-8")
         _ShardWriter(building, shard_bytes).write(tensors, plan)
         _write_manifest(building, manifest)
         _sync(building)

@@ -108,9 +108,9 @@ def _strings(metadata: Mapping[str, Any], key: str) -> list[str]:
     value = metadata.get(key)
     if not isinstance(value, Sequence) or isinstance(value, str | bytes):
         raise GGUFError(f"the tokenizer lacks its list of {key}")
-    if not all(isinstance(item, str) for item in value):
+    if set(map(type, value)) - {str}:
         raise GGUFError(f"the tokenizer's {key} are not all text")
-    if any(len(item) > MAX_TOKEN_CHARACTERS for item in value):
+    if max(map(len, value), default=0) > MAX_TOKEN_CHARACTERS:
         raise GGUFError(f"the tokenizer's {key} hold one longer than {MAX_TOKEN_CHARACTERS}")
     return list(value)
 
@@ -121,7 +121,7 @@ def _column(metadata: Mapping[str, Any], key: str, count: int, default: Number) 
     if value is None:
         return [default] * count
     try:
-        column = [type(default)(entry) for entry in value]
+        column = list(map(type(default), value))
     except (TypeError, ValueError, OverflowError) as error:
         raise GGUFError(f"the tokenizer's {key} are not all numbers") from error
     if len(column) != count:
@@ -146,11 +146,7 @@ def _distinct(tokens: list[str]) -> list[str]:
 
 def _byte_level(vocabulary: Vocabulary, metadata: Mapping[str, Any]) -> Tokenizer:
     rules = splitting(str(metadata.get("pre") or "default"))
-    model = models.BPE(
-        vocab=vocabulary.ids,
-        merges=_merge_pairs(vocabulary),
-        ignore_merges=rules.whole_words,
-    )
+    model = _bpe(vocabulary, _merge_pairs(vocabulary), ignore_merges=rules.whole_words)
     tokenizer = Tokenizer(model)
     if normalizer := rules.normalizer():
         tokenizer.normalizer = normalizer
@@ -159,23 +155,23 @@ def _byte_level(vocabulary: Vocabulary, metadata: Mapping[str, Any]) -> Tokenize
     return tokenizer
 
 
+def _bpe(vocabulary: Vocabulary, merges: list[tuple[str, str]], **options: Any) -> models.BPE:
+    try:
+        return models.BPE(vocab=vocabulary.ids, merges=merges, **options)
+    except Exception as error:  # the library raises a bare one for merges outside the vocabulary
+        raise GGUFError(f"the tokenizer's merges do not fit its tokens: {error}") from error
+
+
 def _merge_pairs(vocabulary: Vocabulary) -> list[tuple[str, str]]:
-    pairs = []
-    for merge in vocabulary.merges:
-        left, _, right = merge.partition(" ")
-        if left + right not in vocabulary.ids or left not in vocabulary.ids:
-            raise GGUFError(f"the tokenizer's merge {merge!r} makes no token of the vocabulary")
-        if right not in vocabulary.ids:
-            raise GGUFError(f"the tokenizer's merge {merge!r} uses no token of the vocabulary")
-        pairs.append((left, right))
-    return pairs
+    return [(left, right) for left, _, right in (m.partition(" ") for m in vocabulary.merges)]
 
 
 def _sentencepiece(vocabulary: Vocabulary, metadata: Mapping[str, Any]) -> Tokenizer:
     prefix = bool(metadata.get("add_space_prefix", metadata.get("model") == "llama"))
-    model = models.BPE(
-        vocab=vocabulary.ids,
-        merges=_merge_pairs(vocabulary) if vocabulary.merges else merges_from_scores(vocabulary),
+    merges = _merge_pairs(vocabulary) if vocabulary.merges else merges_from_scores(vocabulary)
+    model = _bpe(
+        vocabulary,
+        merges,
         unk_token=_unknown(vocabulary, metadata),
         fuse_unk=True,
         byte_fallback=Kind.BYTE in vocabulary.kinds,
