@@ -127,3 +127,21 @@ async def test_random_comings_and_goings_leave_nothing_behind():
 
         await asyncio.gather(*(visit() for _ in range(150)))
         assert service.requests_open == 0
+
+
+@run_async
+async def test_a_thread_that_dies_leaves_nobody_waiting():
+    engine = talking()
+
+    def broken():
+        raise AssertionError("our own mistake")
+
+    engine.step = engine.cancel_all = broken
+    service = Service(engine)
+    service.start()
+    stream = service.submit(engine.request("Hi>"))
+    with pytest.raises(EngineError, match="restart the server"):
+        await text_of(stream)
+    assert not service.alive
+    with pytest.raises(UnavailableError):
+        service.submit(engine.request("Hi>"))

@@ -55,6 +55,9 @@ async def test_a_client_that_leaves_while_it_waits_frees_its_pages(gated):
     release(program, 3)
     await asyncio.to_thread(wait_for, lambda: engine.idle)
     assert engine.snapshot().answer_tokens_total < 10
+    async with httpx.AsyncClient(base_url=url) as client:
+        counts = (await client.get("/metrics")).text
+    assert 'request_success_total{finished_reason="abort",model_name="fake"} 1.0' in counts
 
 
 @run_async

@@ -245,10 +245,10 @@ class DeltaStream(Iterator[Delta]):
     def __init__(self, engine: Engine, request: Request) -> None:
         self.request = request
         self._engine = engine
-        self._mail: deque[Delta] = deque()
-        engine._mail[request.id] = self._mail
-        engine.submit(request)
         self._ended = False
+        self._mail: deque[Delta] = deque()
+        engine.submit(request)
+        engine._mail[request.id] = self._mail
 
     def __next__(self) -> Delta:
         if self._ended:

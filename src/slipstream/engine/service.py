@@ -124,7 +124,7 @@ class Service:
         self._draining = True
         self._inbox.put(None)
         await asyncio.to_thread(self._thread.join)
-        self._deliver_to_all(UnavailableError("the server has stopped"))
+        self._give_up(UnavailableError("the server has stopped"))
 
     def _cancel(self, request_id: int) -> None:
         self._close(request_id)
@@ -149,13 +149,22 @@ class Service:
         if stream is not None:
             stream._queue.put_nowait(error)
 
-    def _deliver_to_all(self, error: Exception) -> None:
+    def _give_up(self, error: Exception) -> None:
+        self._draining = True
         for request_id in list(self._streams):
             self._deliver_error(request_id, error)
 
     # The engine's thread.
 
     def _serve(self) -> None:
+        try:
+            self._run()
+        except BaseException:  # our own mistake: the thread ends, but nobody is left waiting
+            log.exception("the engine's thread has failed")
+            told = EngineError("the engine has failed and serves no more; restart the server")
+            self._loop.call_soon_threadsafe(self._give_up, told)
+
+    def _run(self) -> None:
         while self._take_inbox():
             try:
                 deltas = self.engine.step()

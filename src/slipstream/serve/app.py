@@ -145,7 +145,7 @@ class Server:
         self.admission.admit(len(requests))
         with ExitStack() as stack:
             streams = [stack.enter_context(self.service.submit(request)) for request in requests]
-            async with aclosing(self.metrics.watched(merged(streams))) as deltas:
+            async with aclosing(self.metrics.watched(merged(streams), len(streams))) as deltas:
                 async for item in deltas:
                     yield item
 

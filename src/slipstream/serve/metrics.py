@@ -53,9 +53,19 @@ class Metrics:
         )
 
     async def watched(
+        self, deltas: AsyncIterator[tuple[int, Delta]], answers: int
+    ) -> AsyncGenerator[tuple[int, Delta], None]:
+        """Passes on the deltas of so many answers, observing when they come and how each ends."""
+        try:
+            async for item in self._observed(deltas):
+                answers -= item[1].finish is not None
+                yield item
+        finally:
+            self._ended.labels(self._model, "abort").inc(answers)  # left or failed before the end
+
+    async def _observed(
         self, deltas: AsyncIterator[tuple[int, Delta]]
     ) -> AsyncGenerator[tuple[int, Delta], None]:
-        """Passes deltas on, observing when they come and how each answer ends."""
         last_s: dict[int, float] = {}
         async for index, delta in deltas:
             now = time.perf_counter()
