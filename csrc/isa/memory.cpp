@@ -12,30 +12,62 @@
 namespace slipstream {
 namespace {
 
+constexpr std::size_t kPage = 4096;
 constexpr std::size_t kHugePage = std::size_t(2) << 20;
 
-// Below this, rounding up to huge pages would cost more memory than it saves time.
-constexpr std::size_t kHugeFrom = kHugePage;
-
 std::size_t rounded_up(std::size_t size, std::size_t unit) { return (size + unit - 1) / unit * unit; }
+
+void* allocate(std::size_t size, std::size_t unit) {
+  void* memory = nullptr;
+  if (posix_memalign(&memory, unit, rounded_up(size, unit)) != 0) throw std::bad_alloc();
+  std::memset(memory, 0, size);
+  return memory;
+}
+
+#if defined(__linux__)
+// Large memory comes from the system already zeroed, and only as it is touched: by the threads that
+// fill it, or never. It begins on a huge page; what is mapped around it goes back.
+void* map(std::size_t size) {
+  constexpr int kFlags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+  const std::size_t mapped = size + kHugePage;
+  void* memory = mmap(nullptr, mapped, PROT_READ | PROT_WRITE, kFlags, -1, 0);
+  if (memory == MAP_FAILED) throw std::bad_alloc();
+  auto* first = static_cast<std::byte*>(memory);
+  const std::size_t before =
+      rounded_up(reinterpret_cast<std::uintptr_t>(first), kHugePage) -
+      reinterpret_cast<std::uintptr_t>(first);
+  if (before > 0) munmap(first, before);
+  munmap(first + before + size, mapped - before - size);
+  madvise(first + before, size, MADV_HUGEPAGE);  // a wish: refusal changes nothing
+  return first + before;
+}
+
+bool is_mapped(std::size_t size) { return size >= kHugePage; }
+#endif
 
 }  // namespace
 
 AlignedBuffer::AlignedBuffer(std::size_t size_bytes) : size_(size_bytes) {
   if (size_bytes == 0) return;
-  if (size_bytes > SIZE_MAX - kHugePage) throw std::bad_alloc();
-  const std::size_t unit = size_bytes >= kHugeFrom ? kHugePage : kCacheLine;
-  const std::size_t size = rounded_up(size_bytes, unit == kHugePage ? 4096 : unit);
-  void* memory = nullptr;
-  if (posix_memalign(&memory, unit, size) != 0) throw std::bad_alloc();
+  if (size_bytes > SIZE_MAX - 2 * kHugePage) throw std::bad_alloc();
 #if defined(__linux__)
-  if (unit == kHugePage) madvise(memory, size, MADV_HUGEPAGE);  // a wish: refusal changes nothing
+  if (is_mapped(size_bytes)) {
+    data_ = static_cast<std::byte*>(map(rounded_up(size_bytes, kPage)));
+    return;
+  }
 #endif
-  std::memset(memory, 0, size);
-  data_ = static_cast<std::byte*>(memory);
+  data_ = static_cast<std::byte*>(allocate(size_bytes, kCacheLine));
 }
 
-AlignedBuffer::~AlignedBuffer() { std::free(data_); }
+AlignedBuffer::~AlignedBuffer() {
+#if defined(__linux__)
+  if (data_ != nullptr && is_mapped(size_)) {
+    munmap(data_, rounded_up(size_, kPage));
+    return;
+  }
+#endif
+  std::free(data_);
+}
 
 std::byte* Scratch::reserve(std::size_t size_bytes) {
   if (buffer_.size() < size_bytes) buffer_ = AlignedBuffer(size_bytes);

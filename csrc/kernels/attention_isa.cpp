@@ -63,6 +63,7 @@ struct Tile {
   const QueryBlock& block;
   const typename Page::Element* keys;    // [head_dim][64]
   const typename Page::Element* values;  // [64][head_dim]
+  const typename Page::Element* next_keys;  // of the tile after this one
   Seen seen[kQueryBlock];
   alignas(64) float weights[kQueryBlock][kTile];  // scores, then weights
 };
@@ -85,6 +86,16 @@ SLIPSTREAM_INLINE void in_register_tiles(int count, Work work) {
 #endif
 }
 
+// While a tile's keys are scored, its values are asked for, and while its values are gathered, the
+// next tile's keys: a few lines in each turn of the loop, so that a long context streams. Both
+// loops make head_dim · 4 / Blocks turns and the tile has head_dim · 64 elements.
+template <int Blocks, class Element>
+SLIPSTREAM_INLINE void prefetch_share(const Element* tile, std::ptrdiff_t turn) {
+  constexpr std::ptrdiff_t share = 64 * sizeof(Element) * Blocks / 4;  // bytes
+  const char* from = reinterpret_cast<const char*>(tile) + turn * share;
+  for (std::ptrdiff_t line = 0; line < share; line += 64) __builtin_prefetch(from + line);
+}
+
 // weights[q][key … key + 16·Blocks) = the products of queries and keys, one fma chain over head_dim.
 template <int Queries, int Blocks, class Page>
 SLIPSTREAM_INLINE void score(Tile<Page>& tile, int first, int key) {
@@ -92,7 +103,9 @@ SLIPSTREAM_INLINE void score(Tile<Page>& tile, int first, int key) {
   for (int q = 0; q < Queries; ++q)
     for (int b = 0; b < Blocks; ++b) sums[q][b] = zero_f32();
   const typename Page::Element* keys = tile.keys + key;
+  const std::ptrdiff_t turns = std::ptrdiff_t{key / (16 * Blocks)} * tile.shape.head_dim;
   for (int d = 0; d < tile.shape.head_dim; ++d, keys += kTile) {
+    prefetch_share<Blocks>(tile.values, turns + d);
     f32x16 loaded[Blocks];
     for (int b = 0; b < Blocks; ++b) loaded[b] = Page::load16(keys + 16 * b);
     for (int q = 0; q < Queries; ++q) {
@@ -199,8 +212,10 @@ SLIPSTREAM_INLINE void gather(const Tile<Page>& tile, int first, int d, int begi
   for (int q = 0; q < Queries; ++q)
     for (int b = 0; b < Blocks; ++b)
       sums[q][b] = load(tile.block.states[first + q] + 16 + d + 16 * b);
+  const std::ptrdiff_t turns = std::ptrdiff_t{d / (16 * Blocks)} * kTile;
   for (int key = begin; key < end; ++key) {
     const typename Page::Element* values = tile.values + std::ptrdiff_t{key} * head_dim + d;
+    prefetch_share<Blocks>(tile.next_keys, turns + key);
     f32x16 loaded[Blocks];
     for (int b = 0; b < Blocks; ++b) loaded[b] = Page::load16(values + 16 * b);
     for (int q = 0; q < Queries; ++q) {
@@ -289,6 +304,9 @@ void attend_as(const AttentionShape& shape, const HeadPages& pages, const QueryB
     const std::size_t at = pages.page_bytes * pages.pages[start / kTile];
     tile.keys = reinterpret_cast<const typename Page::Element*>(pages.keys + at);
     tile.values = reinterpret_cast<const typename Page::Element*>(pages.values + at);
+    const bool more = start + kTile < last;
+    const std::size_t next = more ? pages.page_bytes * pages.pages[start / kTile + 1] : at;
+    tile.next_keys = reinterpret_cast<const typename Page::Element*>(pages.keys + next);
     for (int q = 0; q < block.count; ++q) {
       tile.seen[q] = {std::max(block.first[q] - start, 0), std::min(block.last[q] - start, kTile)};
     }

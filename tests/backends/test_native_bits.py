@@ -9,7 +9,7 @@ from slipstream.backends.batch import PAGE_SIZE, Batch
 from slipstream.backends.native import NativeOptions, NativeProgram, compile_native, native_module
 from slipstream.errors import MachineError
 from slipstream.formats.affine import quantize_affine
-from slipstream.formats.tensor import Affine
+from slipstream.formats.tensor import Affine, DenseTensor
 from slipstream.models.registry import blueprint_of
 
 try:
@@ -45,8 +45,6 @@ def tiny_weights(shapes, seed=7):
 
 
 def quantize(values, affine):
-    from slipstream.formats.tensor import DenseTensor
-
     if values.ndim == 1 or values.shape[1] % affine.group:
         return DenseTensor(values)
     return quantize_affine(values, affine)

@@ -47,9 +47,7 @@ MODELS = {
 
 def model_of(name: str, affine: Affine | None):
     architecture, more = MODELS[name]
-    blueprint = blueprint_of(
-        SIZES | more | {"architectures": [architecture], "model_type": name}
-    )
+    blueprint = blueprint_of(SIZES | more | {"architectures": [architecture], "model_type": name})
     rng = np.random.default_rng(3)
     weights = {}
     for weight, shape in blueprint.shapes.items():

@@ -198,4 +198,6 @@ def test_attention(op, kv_dtype, isa):
     for count in (1, 70, 700):
         batch = single(ids(count), all_logits=True)
         ours, truth = both(attention_graph(op), weights, batch, isa, kv_dtype)
-        np.testing.assert_allclose(ours, truth, rtol=1e-3, atol=2e-5 if kv_dtype == "float32" else 2e-2)
+        np.testing.assert_allclose(
+            ours, truth, rtol=1e-3, atol=2e-5 if kv_dtype == "float32" else 2e-2
+        )

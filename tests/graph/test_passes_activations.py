@@ -9,6 +9,7 @@ from slipstream.graph.graph import Builder, Graph
 from slipstream.graph.ops import Activations
 from slipstream.graph.passes.activations import assign_activations
 
+FLOAT = Activations()
 INT8 = Activations(8, 32)
 
 
@@ -18,7 +19,7 @@ def affine(group: int | None, inputs: int = 64) -> AffineTensor:
     return AffineTensor(Affine(8, group), codes, np.ones((16, groups), np.float32))
 
 
-def graph_of(*weights: str, activations: Activations = Activations()) -> Graph:
+def graph_of(*weights: str, activations: Activations = FLOAT) -> Graph:
     build = Builder()
     x = build.add("embed", ops.Embed("e"), "ids")
     op = ops.Linear(weights, (None,) * len(weights), activations)

@@ -11,14 +11,15 @@ into chunks, the pages it lies on, the number of threads or the instruction set.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from slipstream.backends.batch import Batch
-from slipstream.backends.native_nodes import NativeModule, build_program
-from slipstream.errors import MachineError
+from slipstream.backends.native_module import NativeHandle, NativeKV, native_module
+from slipstream.backends.native_nodes import add_nodes
+from slipstream.backends.native_weights import pack_weights
 from slipstream.formats.tensor import Tensor
 from slipstream.graph import ops
 from slipstream.graph.graph import Graph, weights_of
@@ -26,13 +27,15 @@ from slipstream.graph.passes.activations import Choice, assign_activations
 from slipstream.graph.passes.fuse import fuse
 from slipstream.machine import check_isa, forced_isa, thread_count
 
+__all__ = ["NativeKV", "NativeOptions", "NativeProgram", "compile_native", "native_module"]
+
 
 @dataclass(frozen=True)
 class NativeOptions:
     """How a graph is compiled.
 
     threads      None: `machine.thread_count()`
-    activations  of linears: as the checkpoint says ("auto"), float32, or int8 where weights are affine
+    activations  of linears: as the checkpoint says ("auto"), float32, or int8 for affine weights
     kv_dtype     of stored keys and values
     isa          None: `machine.forced_isa()`, else the fastest that this machine has
     """
@@ -43,13 +46,6 @@ class NativeOptions:
     isa: str | None = None
 
 
-class NativeKV(Protocol):
-    """Pages in native memory; see backends.batch.KV."""
-
-    page_count: int
-    size_bytes: int
-
-
 def compile_native(
     graph: Graph,
     weights: Mapping[str, Tensor],
@@ -57,59 +53,43 @@ def compile_native(
     *,
     settings: Mapping[str, ops.Activations] | None = None,
 ) -> "NativeProgram":
-    """Assigns activations, fuses, packs the weights and builds the program.
+    """Packs the weights, assigns activations, fuses, and builds the program.
 
-    `settings` are a checkpoint's own `activations` by weight name. Each weight is read once.
-    MachineError when the extension module is missing or the instruction set is not to be had.
+    `settings` are a checkpoint's own `activations` by weight name. Each weight is read once and
+    not kept. MachineError when the extension module is missing or the instruction set is not to be
+    had; ValueError when shapes do not agree.
     """
     options = options or NativeOptions()
     graph.check()
-    tensors = {name: weights[name] for name in graph.weight_names()}
-    graph = fuse(assign_activations(graph, tensors, options.activations, settings))
-    isa = forced_isa() if options.isa is None else check_isa(options.isa)
     module = native_module()
-    native = build_program(
-        module,
-        graph,
-        tensors,
-        threads=thread_count() if options.threads is None else options.threads,
-        isa=isa or module.isa_available()[-1],
-        kv_dtype=options.kv_dtype,
-    )
-    return NativeProgram(graph, native)
-
-
-def native_module() -> NativeModule:
-    """The extension module; MachineError with what to do when it was not built."""
-    try:
-        from slipstream import _native  # noqa: PLC0415  absent where it was not built
-    except ImportError as error:
-        raise MachineError(
-            f"the native kernels cannot be loaded ({error}); in a checkout run `make native`"
-        ) from error
-    return _native
+    threads = thread_count() if options.threads is None else options.threads
+    isa = forced_isa() if options.isa is None else check_isa(options.isa)
+    builder = module.Builder(threads, isa or module.isa_available()[-1], options.kv_dtype)
+    packed = pack_weights(builder, weights, graph.weight_names())
+    graph = fuse(assign_activations(graph, packed.outlines, options.activations, settings))
+    return NativeProgram(graph, add_nodes(builder, graph, packed))
 
 
 class NativeProgram:
     """See backends.batch.Program. `graph` is the graph as compiled: assigned and fused."""
 
-    def __init__(self, graph: Graph, native: "NativeProgramHandle") -> None:
+    def __init__(self, graph: Graph, handle: NativeHandle) -> None:
         self.graph = graph
-        self._native = native
+        self._handle = handle
 
     @property
     def threads(self) -> int:
         """The size of the team, the calling thread included."""
-        return self._native.threads
+        return self._handle.threads
 
     @property
     def resident_bytes(self) -> int:
         """What the packed weights occupy."""
-        return self._native.resident_bytes
+        return self._handle.resident_bytes
 
     def new_kv(self, page_count: int) -> NativeKV:
         """Storage for `page_count` pages of PAGE_SIZE positions; memory is taken as it is used."""
-        return self._native.new_kv(page_count)
+        return self._handle.new_kv(page_count)
 
     def step(self, batch: Batch, kv: NativeKV) -> NDArray[np.float32]:
         """Runs the batch, writes its keys and values into `kv`; returns logits, float32 [L, V].
@@ -117,7 +97,7 @@ class NativeProgram:
         ValueError when the batch is out of range. The GIL is released while it runs.
         """
         logits = self._logits(batch)
-        self._native.step(*_arrays(batch), kv, logits)
+        self._handle.step(*_arrays(batch), kv, logits)
         return logits
 
     def step_timed(
@@ -125,7 +105,7 @@ class NativeProgram:
     ) -> tuple[NDArray[np.float32], dict[str, float]]:
         """The same step, a little slower, and the seconds that each node took, by node name."""
         logits = self._logits(batch)
-        times = self._native.step_timed(*_arrays(batch), kv, logits)
+        times = self._handle.step_timed(*_arrays(batch), kv, logits)
         names = (node.name for node in self.graph)
         return logits, {name: time * 1e-9 for name, time in zip(names, times, strict=True)}
 
@@ -134,16 +114,14 @@ class NativeProgram:
     ) -> dict[str, NDArray[np.float32]]:
         """Runs the batch; returns for each weight the float32 [R, in] input of its linear."""
         nodes = {name: self._linear_of(name) for name in weights}
-        inputs = {node: self._input_array(node, batch) for node in set(nodes.values())}
+        inputs = {node: self._input_array(node, batch) for node in nodes.values()}
         logits = self._logits(batch)
-        wanted = list(inputs)
-        self._native.step_captured(
-            *_arrays(batch), kv, logits, wanted, [inputs[node] for node in wanted]
-        )
+        arguments = (*_arrays(batch), kv, logits)
+        self._handle.step_captured(*arguments, list(inputs), list(inputs.values()))
         return {name: inputs[node] for name, node in nodes.items()}
 
     def _logits(self, batch: Batch) -> NDArray[np.float32]:
-        return np.empty((len(batch.logit_rows), self._native.vocabulary), np.float32)
+        return np.empty((len(batch.logit_rows), self._handle.vocabulary), np.float32)
 
     def _linear_of(self, weight: str) -> int:
         for i, node in enumerate(self.graph):
@@ -153,32 +131,12 @@ class NativeProgram:
         raise ValueError(f"no linear of the graph reads {weight}")
 
     def _input_array(self, node: int, batch: Batch) -> NDArray[np.float32]:
-        width, selected = self._native.input_of(node)
+        width, selected = self._handle.input_of(node)
         rows = len(batch.logit_rows) if selected else len(batch.ids)
         return np.empty((rows, width), np.float32)
 
 
-class NativeProgramHandle(Protocol):
-    """What csrc/bind_program.cpp offers."""
-
-    threads: int
-    vocabulary: int
-    resident_bytes: int
-
-    def new_kv(self, page_count: int) -> NativeKV: ...
-
-    def input_of(self, node: int) -> tuple[int, bool]: ...
-
-    def step(self, *arguments: object) -> None: ...
-
-    def step_timed(self, *arguments: object) -> list[int]: ...
-
-    def step_captured(self, *arguments: object) -> None: ...
-
-
 def _arrays(batch: Batch) -> tuple[NDArray[np.int32], ...]:
     """The batch's arrays in C order; their dtypes and ranges are checked in C++."""
-    return tuple(
-        np.ascontiguousarray(array)
-        for array in (batch.ids, batch.row_starts, batch.lengths, batch.pages, batch.logit_rows)
-    )
+    arrays = (batch.ids, batch.row_starts, batch.lengths, batch.pages, batch.logit_rows)
+    return tuple(np.ascontiguousarray(array) for array in arrays)

@@ -1,57 +1,38 @@
-"""Hands a graph and its weights to the C++ builder, node by node.
+"""Hands a graph to the C++ builder, node by node.
 
-`backends.native` calls `build_program`. Nothing is decided here: each operation of the menu has
-one method of the builder, which checks what it is given.
+`backends.native` calls `add_nodes`. Nothing is decided here: each operation of the menu has one
+method of the builder, which checks what it is given.
 """
 
-from collections.abc import Mapping
-from typing import Any, Protocol, assert_never
+from typing import Any, assert_never
 
 import numpy as np
-from numpy.typing import NDArray
 
-from slipstream.formats.tensor import AffineTensor, DenseTensor, Tensor
+from slipstream.backends.native_module import NativeHandle
+from slipstream.backends.native_weights import PackedWeights
 from slipstream.graph import ops
 from slipstream.graph.graph import Graph, Node
 
 
-class NativeModule(Protocol):
-    """What csrc/bindings.cpp offers."""
-
-    Builder: Any
-
-    def isa_available(self) -> list[str]:
-        """Instruction sets that this machine runs, slowest first."""
-        ...
-
-
-def build_program(
-    module: NativeModule,
-    graph: Graph,
-    tensors: Mapping[str, Tensor],
-    *,
-    threads: int,
-    isa: str,
-    kv_dtype: str,
-) -> Any:
-    """The C++ program of `graph`; ValueError when its shapes do not agree."""
-    compiler = _Compiler(module.Builder(threads, isa, kv_dtype), tensors)
+def add_nodes(builder: Any, graph: Graph, weights: PackedWeights) -> NativeHandle:
+    """The C++ program of `graph`; uses up the builder. ValueError when shapes do not agree."""
+    compiler = _Compiler(builder, weights)
     for number, node in enumerate(graph):
-        compiler.builder.begin_node(number)
+        builder.begin_node(number)
         outputs = compiler.add(node)
         compiler.values.update(zip(node.outputs, outputs, strict=True))
     last = graph.nodes[-1].outputs[0]
-    return compiler.builder.finish(compiler.values[last], graph.vocabulary)
+    handle: NativeHandle = builder.finish(compiler.values[last], graph.vocabulary)
+    return handle
 
 
 class _Compiler:
-    """The builder, and the numbers it has given to weights and values."""
+    """The builder, and the numbers it has given to values and vectors."""
 
-    def __init__(self, builder: Any, tensors: Mapping[str, Tensor]) -> None:
+    def __init__(self, builder: Any, weights: PackedWeights) -> None:
         self.builder = builder
-        self.tensors = tensors
+        self.weights = weights
         self.values: dict[str, int] = {}
-        self.matrices: dict[str, int] = {}
         self.vectors: dict[tuple[str, float], int] = {}
 
     def add(self, node: Node) -> tuple[int, ...]:
@@ -67,18 +48,19 @@ class _Compiler:
             case _:
                 return (self._add_single(node.op, inputs),)
 
-    def _add_single(self, op: ops.Op, inputs: list[int]) -> int:
+    def _add_single(self, op: ops.Op, inputs: list[int]) -> Any:  # the number of its output
         builder: Any = self.builder
+        matrices = self.weights.matrices
         match op:
             case ops.Embed():
-                return builder.embed(self._matrix(op.weight), op.scale)
+                return builder.embed(matrices[op.weight], op.scale)
             case ops.PositionEmbed():
-                return builder.position_embed(*inputs, self._matrix(op.weight), op.offset)
+                return builder.position_embed(*inputs, matrices[op.weight], op.offset)
             case ops.Norm():
                 weight, bias = self._norm_weights(op)
                 return builder.norm(*inputs, op.kind == "layer", op.heads, op.eps, weight, bias)
             case ops.GatedLinear():
-                gate, up = self._matrix(op.gate), self._matrix(op.up)
+                gate, up = matrices[op.gate], matrices[op.up]
                 return builder.gated_linear(*inputs, gate, up, op.kind, *_rounding(op.activations))
             case ops.Rotary():
                 factor = op.attention_factor
@@ -105,9 +87,10 @@ class _Compiler:
         assert_never(op)
 
     def _linear(self, op: ops.Linear, x: int) -> list[int]:
-        matrices = [self._matrix(name) for name in op.weights]
+        matrices = [self.weights.matrices[name] for name in op.weights]
         biases = [-1 if name is None else self._vector(name) for name in op.biases]
-        return self.builder.linear(x, matrices, biases, *_rounding(op.activations))
+        outputs: list[int] = self.builder.linear(x, matrices, biases, *_rounding(op.activations))
+        return outputs
 
     def _norm_weights(self, norm: ops.Norm) -> tuple[int, int]:
         bias = -1 if norm.bias is None else self._vector(norm.bias)
@@ -116,45 +99,11 @@ class _Compiler:
     def _vector(self, name: str, offset: float = 0.0) -> int:
         """A norm's weight (plus its offset) or a bias, in float32."""
         if (name, offset) not in self.vectors:
-            values = self.tensors[name].dequantize().ravel() + np.float32(offset)
-            number = self.builder.add_vector(np.ascontiguousarray(values, np.float32))
-            self.vectors[name, offset] = number
+            values = self.weights.vectors[name] + np.float32(offset)
+            self.vectors[name, offset] = self.builder.add_vector(values)
         return self.vectors[name, offset]
-
-    def _matrix(self, name: str) -> int:
-        """A matrix, packed once however often the graph reads it (a tied head)."""
-        if name not in self.matrices:
-            self.matrices[name] = _add_matrix(self.builder, self.tensors[name])
-        return self.matrices[name]
 
 
 def _rounding(activations: ops.Activations) -> tuple[int, int]:
     """(bits, group), with group 0 for a whole row."""
     return activations.bits, activations.group or 0
-
-
-def _add_matrix(builder: Any, tensor: Tensor) -> int:
-    if isinstance(tensor, DenseTensor):
-        return _add_dense(builder, tensor)
-    assert isinstance(tensor, AffineTensor)
-    offsets = None if tensor.offsets is None else _bits_of_half(tensor.offsets)
-    return builder.add_affine(
-        np.ascontiguousarray(tensor.codes),
-        tensor.format.bits,
-        _bits_of_half(tensor.scales),
-        offsets,
-        tensor.format.zero,
-    )
-
-
-def _add_dense(builder: Any, tensor: DenseTensor) -> int:
-    name = tensor.data.dtype.name
-    if name in ("float16", "bfloat16"):
-        return builder.add_dense(np.ascontiguousarray(tensor.data).view(np.uint16), name)
-    return builder.add_dense(np.ascontiguousarray(tensor.dequantize()), "float32")
-
-
-def _bits_of_half(array: NDArray[Any]) -> NDArray[Any]:
-    """float16 as its bits, which is how the border takes it; other dtypes as they are."""
-    array = np.ascontiguousarray(array)
-    return array.view(np.uint16) if array.dtype == np.float16 else array

@@ -1,0 +1,1 @@
+"""Graph to graph: fusion, and how values are stored. Each is provably equal to the reference."""

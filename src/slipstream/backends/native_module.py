@@ -1,0 +1,66 @@
+"""The extension module `slipstream._native`, loaded when it is needed, and what Python sees of it.
+
+`backends.native` and its helpers are the only ones that touch it; tests ask it what it can run.
+"""
+
+from typing import Any, Protocol, cast
+
+from slipstream.errors import MachineError
+
+
+class NativeKV(Protocol):
+    """Pages in native memory; see backends.batch.KV."""
+
+    page_count: int
+    size_bytes: int
+
+
+class NativeHandle(Protocol):
+    """A program of csrc/step/program.h. A step takes the five arrays of a batch, a KV, and the
+    array that receives the logits.
+    """
+
+    threads: int
+    vocabulary: int
+    resident_bytes: int
+
+    def new_kv(self, page_count: int) -> NativeKV:
+        """Pages in every layer."""
+        ...
+
+    def input_of(self, node: int) -> tuple[int, bool]:
+        """The width of a linear's input, and whether it has only the selected rows."""
+        ...
+
+    def step(self, *arguments: object) -> None:
+        """Runs a step."""
+        ...
+
+    def step_timed(self, *arguments: object) -> list[int]:
+        """Runs a step; returns nanoseconds for each node."""
+        ...
+
+    def step_captured(self, *arguments: object) -> None:
+        """Runs a step; takes nodes, and the arrays that receive their inputs, as well."""
+        ...
+
+
+class NativeModule(Protocol):
+    """What csrc/bindings.cpp offers."""
+
+    Builder: Any
+
+    def isa_available(self) -> list[str]:
+        """Instruction sets that this machine runs, slowest first."""
+        ...
+
+
+def native_module() -> NativeModule:
+    """The extension module; MachineError with what to do when it was not built."""
+    try:
+        from slipstream import _native  # noqa: PLC0415  absent where it was not built
+    except ImportError as error:
+        raise MachineError(
+            f"the native kernels cannot be loaded ({error}); in a checkout run `make native`"
+        ) from error
+    return cast(NativeModule, _native)

@@ -1,0 +1,104 @@
+"""Hands weights to the C++ builder, which packs them; keeps of each only what it is.
+
+`backends.native` calls `pack_weights`. A reader works ahead of the packing team, and a tensor is
+let go once it is packed, so that a model needs little more memory than its packed weights.
+"""
+
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from slipstream.formats.tensor import AffineTensor, DenseTensor, Tensor
+
+READ_AHEAD = 3  # tensors: the reader of a GGUF file is about as fast as two packing threads
+
+
+@dataclass
+class PackedWeights:
+    """What the builder holds, by weight name."""
+
+    matrices: dict[str, int] = field(default_factory=dict)  # the builder's numbers
+    vectors: dict[str, NDArray[np.float32]] = field(default_factory=dict)  # norms, biases
+    outlines: dict[str, Tensor] = field(default_factory=dict)  # format and shape, without values
+
+
+def pack_weights(
+    builder: Any, weights: Mapping[str, Tensor], names: Sequence[str]
+) -> PackedWeights:
+    """Packs every matrix once; keeps one-dimensional weights in float32."""
+    packed = PackedWeights()
+    for name, tensor in _read_ahead(weights, names):
+        if len(tensor.shape) == 2:
+            packed.matrices[name] = _add_matrix(builder, tensor)
+        else:
+            packed.vectors[name] = np.array(tensor.dequantize(), np.float32).ravel()
+        packed.outlines[name] = _outline(tensor)
+    return packed
+
+
+def _read_ahead(
+    weights: Mapping[str, Tensor], names: Sequence[str]
+) -> Iterator[tuple[str, Tensor]]:
+    """The tensors in order; one other thread reads, a few tensors before they are asked for."""
+    with ThreadPoolExecutor(max_workers=1) as reader:
+        waiting: deque[tuple[str, Future[Tensor]]] = deque()
+        for name in names:
+            waiting.append((name, reader.submit(weights.__getitem__, name)))
+            if len(waiting) > READ_AHEAD:
+                first, tensor = waiting.popleft()
+                yield first, tensor.result()
+        while waiting:
+            first, tensor = waiting.popleft()
+            yield first, tensor.result()
+
+
+def _outline(tensor: Tensor) -> Tensor:
+    """The same record with one element repeated in place of its values: no memory."""
+    if isinstance(tensor, DenseTensor):
+        return DenseTensor(np.broadcast_to(np.zeros((), tensor.data.dtype), tensor.shape))
+    return replace(
+        tensor,
+        codes=_flat(tensor.codes),
+        scales=_flat(tensor.scales),
+        offsets=None if tensor.offsets is None else _flat(tensor.offsets),
+    )
+
+
+def _flat(array: NDArray[Any]) -> NDArray[Any]:
+    return np.broadcast_to(np.zeros((), array.dtype), array.shape)
+
+
+def _add_matrix(builder: Any, tensor: Tensor) -> int:
+    if isinstance(tensor, DenseTensor):
+        return _add_dense(builder, tensor)
+    assert isinstance(tensor, AffineTensor)
+    offsets = None if tensor.offsets is None else _bits_of_half(tensor.offsets)
+    number: int = builder.add_affine(
+        np.ascontiguousarray(tensor.codes),
+        tensor.format.bits,
+        _bits_of_half(tensor.scales),
+        offsets,
+        tensor.format.zero,
+    )
+    return number
+
+
+def _add_dense(builder: Any, tensor: DenseTensor) -> int:
+    name = tensor.data.dtype.name
+    if name in ("float16", "bfloat16"):
+        data = np.ascontiguousarray(tensor.data).view(np.uint16)
+    else:
+        name, data = "float32", np.ascontiguousarray(tensor.dequantize())
+    number: int = builder.add_dense(data, name)
+    return number
+
+
+def _bits_of_half(array: NDArray[Any]) -> NDArray[Any]:
+    """float16 as its bits, which is how the border takes it; other dtypes as they are."""
+    array = np.ascontiguousarray(array)
+    return array.view(np.uint16) if array.dtype == np.float16 else array
