@@ -37,6 +37,7 @@ def opened(monkeypatch):
         from slipstream.engine.engine import Engine  # noqa: PLC0415
 
         monkeypatch.setattr(Engine, "open", lambda source, options=None: engine)
+        monkeypatch.setattr("slipstream.cli.answering.resolve", Path)
         return engine
 
     return use

@@ -8,6 +8,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "engine"))
 
 from fakes import FakeProgram, fake_engine, parrot
 
+from slipstream.cli import answering, serve
 from slipstream.cli.main import main
 from slipstream.engine.engine import Engine
 
@@ -25,4 +26,5 @@ def open_fake(source, options=None):
 
 
 Engine.open = open_fake
+answering.resolve = serve.resolve = Path
 main()

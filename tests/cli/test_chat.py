@@ -72,6 +72,7 @@ def test_the_default_model_is_smollm2(run, monkeypatch):
         return fake_engine(FakeProgram(257, parrot("yes")))
 
     monkeypatch.setattr(Engine, "open", open_it)
+    monkeypatch.setattr("slipstream.cli.answering.resolve", Path)
     run("chat", "-p", "Hi")
     assert asked == ["smollm2:135m"]
 

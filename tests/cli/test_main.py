@@ -104,6 +104,7 @@ def test_errors_made_for_users_are_one_line_and_a_code(run, monkeypatch, error, 
     from slipstream.engine.engine import Engine  # noqa: PLC0415
 
     monkeypatch.setattr(Engine, "open", fails)
+    monkeypatch.setattr("slipstream.cli.answering.resolve", Path)
     shown = run("generate", "m", "-p", "Hi")
     assert (shown.code, shown.out, shown.err) == (code, "", line)
 

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
+from slipstream.checkpoint.sources import resolve
 from slipstream.engine.answer import Completion, Delta, Timings, fold
 from slipstream.engine.engine import Engine
 from slipstream.engine.options import EngineOptions
@@ -34,7 +35,8 @@ CONTROLS = {
 
 
 def open_engine(model: str, context: int | None, threads: int | None) -> Engine:
-    """An engine for one answer at a time, with a spinner while it loads."""
+    """An engine for one answer at a time; fetching and loading show their progress."""
+    resolve(model)  # has a progress bar of its own
     with waiting(f"loading {model}"):
         return Engine.open(model, EngineOptions(max_batch=1, context=context, threads=threads))
 

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from slipstream.checkpoint.sources import resolve
 from slipstream.cli.answering import Context, ModelArgument, Threads, waiting
 from slipstream.engine.engine import Engine
 from slipstream.engine.options import EngineOptions
@@ -37,6 +38,7 @@ def command(  # noqa: PLR0917  each argument is an option of the command line
         kv_memory_bytes=None if kv_memory is None else kv_memory * 10**6,
         threads=threads,
     )
+    resolve(model)  # has a progress bar of its own
     with ThreadPoolExecutor(1) as pool:  # the model loads while the HTTP stack is imported
         opening = pool.submit(Engine.open, model, options)
         app, admission, run = (
