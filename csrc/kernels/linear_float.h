@@ -1,8 +1,8 @@
 // float32 rows × weights of any format, compiled per instruction set: one fma chain per output, in
 // ascending order of inputs.
 //
-// One or two rows decode the packed panel in registers, two panels at a time, so that enough chains
-// run side by side. More rows read the panel as float32 from scratch, a block of inputs at a time.
+// Up to four rows decode the packed panel in registers, two panels at a time for one or two rows, so
+// that enough chains run side by side. More rows read the panel as float32 from scratch, a block of inputs at a time.
 #pragma once
 
 #include "kernels/linear_panel.h"
@@ -98,7 +98,7 @@ struct DirectTile {
       for (int p = 0; p < P; ++p) Decode::decode(panels[p].codes + k / n * 64, groups[p], w[p]);
       SLIPSTREAM_UNROLL(8)
       for (int i = 0; i < n; ++i)
-        SLIPSTREAM_UNROLL(2)
+        SLIPSTREAM_UNROLL(4)
         for (int r = 0; r < R; ++r) {
           const f32x16 value = set1(x.values[r * x.stride + k + i]);
           SLIPSTREAM_UNROLL(2)
@@ -121,10 +121,9 @@ struct DirectTile {
 };
 
 template <class Decode, int R, int P>
-void direct_tile(const PackedMatrix& matrix, int64_t index, const FloatRows& x, int64_t first,
+void direct_tile(const PackedMatrix& matrix, int64_t index, const FloatRows& x,
                  const PanelOutput* outs) {
   DirectTile<Decode, R, P> tile;
-  const FloatRows rows{x.values + first * x.stride, x.stride};
   Panel panels[P];
   for (int p = 0; p < P; ++p) {
     panels[p] = panel_of(matrix, index + p);
@@ -142,10 +141,10 @@ void direct_tile(const PackedMatrix& matrix, int64_t index, const FloatRows& x, 
       prefetch(panels[p].codes + g * ahead + 4096, ahead);
       if (!dense) groups[p] = group_scale(panels[p], g);
     }
-    tile.add_group(panels, groups, rows, g * group, smaller((g + 1) * group, inputs));
+    tile.add_group(panels, groups, x, g * group, smaller((g + 1) * group, inputs));
   }
   for (int p = 0; p < P; ++p)
-    for (int r = 0; r < R; ++r) store_output(outs[p], first + r, tile.sums[r][p]);
+    for (int r = 0; r < R; ++r) store_output(outs[p], r, tile.sums[r][p]);
 }
 
 #if defined(SLIPSTREAM_ISA_AMX) || defined(SLIPSTREAM_ISA_AVX512)
@@ -173,16 +172,29 @@ void float_tile(const float* weights, int64_t inputs, const float* rows, int64_t
   for (int r = 0; r < R; ++r) store(sums + r * kLanes, sum[r]);
 }
 
+// `count` rows from input k on, in tiles as large as fit.
 inline void float_rows(const float* weights, int64_t inputs, const FloatRows& x, int64_t k,
                        int64_t count, float* sums) {
-  int64_t row = 0;
-  const auto values = [&] { return x.values + row * x.stride + k; };
-  for (; row + kFloatTileRows <= count; row += kFloatTileRows)
-    float_tile<kFloatTileRows>(weights, inputs, values(), x.stride, sums + row * kLanes);
-  for (; row + 3 <= count; row += 3)
-    float_tile<3>(weights, inputs, values(), x.stride, sums + row * kLanes);
-  for (; row < count; ++row)
-    float_tile<1>(weights, inputs, values(), x.stride, sums + row * kLanes);
+  const float* rows = x.values + k;
+  for (; count >= kFloatTileRows; count -= kFloatTileRows) {
+    float_tile<kFloatTileRows>(weights, inputs, rows, x.stride, sums);
+    rows += kFloatTileRows * x.stride;
+    sums += kFloatTileRows * kLanes;
+  }
+  if constexpr (kFloatTileRows > 6)
+    if (count >= 6) {
+      float_tile<6>(weights, inputs, rows, x.stride, sums);
+      rows += 6 * x.stride;
+      sums += 6 * kLanes;
+      count -= 6;
+    }
+  switch (count) {
+    case 5: return float_tile<5>(weights, inputs, rows, x.stride, sums);
+    case 4: return float_tile<4>(weights, inputs, rows, x.stride, sums);
+    case 3: return float_tile<3>(weights, inputs, rows, x.stride, sums);
+    case 2: return float_tile<2>(weights, inputs, rows, x.stride, sums);
+    case 1: return float_tile<1>(weights, inputs, rows, x.stride, sums);
+  }
 }
 
 // Inputs [begin, end) of a panel as float32 [input][16]; begin is a multiple of 64, and up to a

@@ -8,7 +8,7 @@ namespace slipstream::SLIPSTREAM_ISA {
 
 class FloatProduct {
  public:
-  static constexpr int64_t kDirectRows = 2;
+  static constexpr int64_t kDirectRows = 4;
 
   static int64_t bytes(int64_t rows) {
     return Pieces::bytes<float>(rows * kLanes) + Pieces::bytes<float>(kBlockInputs * kLanes);
@@ -23,7 +23,7 @@ class FloatProduct {
 
   // How many panels, of `left`, one call of panels() takes.
   int64_t panels_at_once(int64_t left) const {
-    return row_count_ <= kDirectRows && left >= 2 ? 2 : 1;
+    return row_count_ <= 2 && left >= 2 ? 2 : 1;
   }
 
   // All rows × `count` panels from `index` on; panel p goes to outs[p].
@@ -44,10 +44,14 @@ class FloatProduct {
   void panels_of(int64_t index, int64_t count, const PanelOutput* outs) const {
     if (row_count_ > kDirectRows) return blocked<Decode>(index, outs[0]);
     if (count == 2)
-      return row_count_ == 2 ? direct_tile<Decode, 2, 2>(matrix_, index, x_, 0, outs)
-                             : direct_tile<Decode, 1, 2>(matrix_, index, x_, 0, outs);
-    if (row_count_ == 2) return direct_tile<Decode, 2, 1>(matrix_, index, x_, 0, outs);
-    direct_tile<Decode, 1, 1>(matrix_, index, x_, 0, outs);
+      return row_count_ == 2 ? direct_tile<Decode, 2, 2>(matrix_, index, x_, outs)
+                             : direct_tile<Decode, 1, 2>(matrix_, index, x_, outs);
+    switch (row_count_) {
+      case 4: return direct_tile<Decode, 4, 1>(matrix_, index, x_, outs);
+      case 3: return direct_tile<Decode, 3, 1>(matrix_, index, x_, outs);
+      case 2: return direct_tile<Decode, 2, 1>(matrix_, index, x_, outs);
+      case 1: return direct_tile<Decode, 1, 1>(matrix_, index, x_, outs);
+    }
   }
 
   template <class Decode>

@@ -100,38 +100,61 @@ SLIPSTREAM_INLINE void dot_group(const std::byte* codes, const int8_t* rows, int
   }
 }
 
+// What a tile is compiled for: `minimums` when the matrix has them, and `group_steps` when every
+// merge group has just so many steps (8: groups of 32 inputs, the usual ones; 0: any).
+template <class CodesType, bool has_minimums, int steps_fixed>
+struct Kind {
+  using Codes = CodesType;
+  static constexpr bool minimums = has_minimums;
+  static constexpr int group_steps = steps_fixed;
+  // Whether the integer sums hold more than Σ a·q: see IntegerProduct::sum_excess.
+  static constexpr bool corrections = Codes::nibbles ? !has_minimums : kSignedOffset != 0;
+};
+
+// sums[r] gains one merge group, whose integer sum is dot[r]; linear.h states the order.
+template <class K, int R>
+SLIPSTREAM_INLINE void merge_group_of(const Panel& panel, int64_t weight_group,
+                                      const IntegerRows& x, int64_t factor, i32x16 (&dot)[R],
+                                      f32x16 (&sums)[R]) {
+  const f32x16 scales = load_scales(panel.scales, panel.scale_format, weight_group);
+  f32x16 minimums = scales;
+  if constexpr (K::minimums)
+    minimums = load_scales(panel.minimums, panel.minimum_format, weight_group);
+  SLIPSTREAM_UNROLL(16)
+  for (int r = 0; r < R; ++r) {
+    const int64_t at = factor + r * x.groups;
+    if constexpr (K::corrections) dot[r] = dot[r] - set1_i32(x.corrections[at]);
+    sums[r] = fma(to_f32(dot[r]), scales * set1(x.scales[at]), sums[r]);
+    if constexpr (K::minimums) sums[r] = fma(minimums, set1(x.terms[at]), sums[r]);
+  }
+}
+
 // The tile: rows [first, first + R) of `x` against one panel, written to the same rows of `out`.
 // `ahead` bytes per merge group are asked for kPrefetchDistance early; 0 for a panel in scratch.
-template <class Codes, int R>
+template <class K, int R>
 void integer_tile(const Panel& panel, const Merging& merging, const IntegerRows& x, int64_t first,
                   const PanelOutput& out, int64_t ahead) {
+  using Codes = typename K::Codes;
   constexpr int64_t kPrefetchDistance = 4096;
   const int8_t* rows = x.codes + first * x.stride;
-  const int64_t at = first * x.groups;
+  const std::byte* codes = panel.codes;
+  const int64_t group_steps = K::group_steps ? K::group_steps : merging.inputs / kStepInputs;
+  const int64_t steps_end = merging.inputs_padded / kStepInputs;
   f32x16 sums[R];
   SLIPSTREAM_UNROLL(16)
   for (int r = 0; r < R; ++r) sums[r] = zero_f32();
   int64_t weight_group = 0, weight_left = merging.weight_ratio;
   for (int64_t g = 0; g < merging.groups; ++g) {
-    const int64_t begin = g * merging.inputs;
-    const int64_t steps = smaller(merging.inputs, merging.inputs_padded - begin) / kStepInputs;
-    const int64_t step = begin / kStepInputs;
     if (ahead) prefetch(panel.codes + g * ahead + kPrefetchDistance, ahead);
     i32x16 dot[R];
-    dot_group<Codes, R>(panel.codes + step * Codes::step_bytes, rows + begin, x.stride, steps, dot);
-    const f32x16 scales = load_scales(panel.scales, panel.scale_format, weight_group);
-    SLIPSTREAM_UNROLL(16)
-    for (int r = 0; r < R; ++r) {
-      const int64_t factor = at + r * x.groups + g;
-      if (x.corrections) dot[r] = dot[r] - set1_i32(x.corrections[factor]);
-      sums[r] = fma(to_f32(dot[r]), scales * set1(x.scales[factor]), sums[r]);
-    }
-    if (panel.minimums) {
-      const f32x16 minimums = load_scales(panel.minimums, panel.minimum_format, weight_group);
-      SLIPSTREAM_UNROLL(16)
-      for (int r = 0; r < R; ++r)
-        sums[r] = fma(minimums, set1(x.terms[at + r * x.groups + g]), sums[r]);
-    }
+    if constexpr (K::group_steps != 0)
+      add_steps<Codes, R, K::group_steps, true>(codes, rows, x.stride, dot);
+    else
+      dot_group<Codes, R>(codes, rows, x.stride,
+                          smaller(group_steps, steps_end - g * group_steps), dot);
+    merge_group_of<K, R>(panel, weight_group, x, first * x.groups + g, dot, sums);
+    codes += group_steps * Codes::step_bytes;
+    rows += group_steps * kStepInputs;
     if (--weight_left == 0) weight_left = merging.weight_ratio, ++weight_group;
   }
   SLIPSTREAM_UNROLL(16)
@@ -145,20 +168,33 @@ constexpr int kTileRows = 4;  // 4 × 2 sums of 16 bits and their weights in 16 
 #endif
 
 // Rows [rows.begin, rows.end) of the chunk, in tiles as large as fit.
+template <class K>
+void tiled_rows(const Panel& panel, const Merging& merging, const IntegerRows& x, Range rows,
+                const PanelOutput& out, int64_t ahead) {
+  int64_t row = rows.begin;
+  for (; row + kTileRows <= rows.end; row += kTileRows)
+    integer_tile<K, kTileRows>(panel, merging, x, row, out, ahead);
+  if constexpr (kTileRows > 4)
+    for (; row + 4 <= rows.end; row += 4) integer_tile<K, 4>(panel, merging, x, row, out, ahead);
+  switch (rows.end - row) {
+    case 3: return integer_tile<K, 3>(panel, merging, x, row, out, ahead);
+    case 2: return integer_tile<K, 2>(panel, merging, x, row, out, ahead);
+    case 1: return integer_tile<K, 1>(panel, merging, x, row, out, ahead);
+  }
+}
+
+// The same, for whatever kind of matrix the panel belongs to.
 template <class Codes>
 void integer_rows(const Panel& panel, const Merging& merging, const IntegerRows& x, Range rows,
                   const PanelOutput& out, int64_t ahead) {
-  int64_t row = rows.begin;
-  for (; row + kTileRows <= rows.end; row += kTileRows)
-    integer_tile<Codes, kTileRows>(panel, merging, x, row, out, ahead);
-  if constexpr (kTileRows > 4)
-    for (; row + 4 <= rows.end; row += 4)
-      integer_tile<Codes, 4>(panel, merging, x, row, out, ahead);
-  switch (rows.end - row) {
-    case 3: return integer_tile<Codes, 3>(panel, merging, x, row, out, ahead);
-    case 2: return integer_tile<Codes, 2>(panel, merging, x, row, out, ahead);
-    case 1: return integer_tile<Codes, 1>(panel, merging, x, row, out, ahead);
+  const bool eights = merging.inputs == 8 * kStepInputs &&
+                      merging.groups * merging.inputs <= merging.inputs_padded;
+  if (panel.minimums) {
+    if (eights) return tiled_rows<Kind<Codes, true, 8>>(panel, merging, x, rows, out, ahead);
+    return tiled_rows<Kind<Codes, true, 0>>(panel, merging, x, rows, out, ahead);
   }
+  if (eights) return tiled_rows<Kind<Codes, false, 8>>(panel, merging, x, rows, out, ahead);
+  tiled_rows<Kind<Codes, false, 0>>(panel, merging, x, rows, out, ahead);
 }
 
 }  // namespace slipstream::SLIPSTREAM_ISA

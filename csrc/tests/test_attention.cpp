@@ -13,6 +13,12 @@
 
 using namespace slipstream;
 
+#if defined(SLIPSTREAM_X86)
+namespace slipstream::emulated_avx512 {
+extern const AttentionKernels attention_table;
+}
+#endif
+
 // A head with `positions` random keys and values on pages in reverse order.
 struct Head {
   AttentionShape shape;
@@ -22,7 +28,7 @@ struct Head {
   std::vector<std::int32_t> table;
   std::size_t half_bytes;
 
-  Head(AttentionShape shape, int positions, Isa isa) : shape(shape), positions(positions) {
+  Head(AttentionShape shape, int positions, const AttentionKernels& kernels) : shape(shape), positions(positions) {
     std::mt19937 random(positions);
     std::normal_distribution<float> normal;
     for (int i = 0; i < positions * shape.head_dim; ++i) {
@@ -35,7 +41,7 @@ struct Head {
     pages.assign(2 * half_bytes * count, std::byte{0xff});  // NaN wherever nothing is written
     for (int p = 0; p < positions; ++p) {
       std::byte* page = pages.data() + 2 * half_bytes * table[p / kTile];
-      attention_kernels(isa).write(shape, &keys[p * shape.head_dim], &values[p * shape.head_dim],
+      kernels.write(shape, &keys[p * shape.head_dim], &values[p * shape.head_dim],
                                    page, page + half_bytes, p % kTile);
     }
   }
@@ -50,8 +56,8 @@ struct Query {
   int first, last;
 };
 
-static std::vector<float> run(const Head& head, const std::vector<Query>& queries, Isa isa) {
-  const AttentionKernels& kernels = attention_kernels(isa);
+static std::vector<float> run(const Head& head, const std::vector<Query>& queries,
+                              const AttentionKernels& kernels) {
   const int size = state_size(head.shape.head_dim);
   std::vector<float> total(queries.size() * size), next(queries.size() * size);
   std::vector<float> out(queries.size() * head.shape.head_dim);
@@ -113,16 +119,16 @@ static std::vector<Query> random_queries(int count, int positions, int head_dim)
   return queries;
 }
 
-static void check(AttentionShape shape, int positions, int count, Isa isa) {
-  const Head head(shape, positions, isa);
+static void check(AttentionShape shape, int positions, int count, const AttentionKernels& kernels) {
+  const Head head(shape, positions, kernels);
   const auto queries = random_queries(count, positions, shape.head_dim);
-  const auto out = run(head, queries, isa);
-  const auto portable = run(head, queries, Isa::portable);
+  const auto out = run(head, queries, kernels);
+  const auto portable = run(head, queries, attention_kernels(Isa::portable));
   CLAIM(std::memcmp(out.data(), portable.data(), out.size() * sizeof(float)) == 0);
   const double tolerance = shape.bfloat16 ? 0.03 : 1e-5;
   for (int i = 0; i < count; ++i) {
     const auto truth = slowly(head, queries[i]);
-    const auto alone = run(head, {queries[i]}, isa);
+    const auto alone = run(head, {queries[i]}, kernels);
     for (int d = 0; d < shape.head_dim; ++d) {
       CLAIM(std::abs(out[i * shape.head_dim + d] - truth[d]) < tolerance);
       CLAIM(out[i * shape.head_dim + d] == alone[d]);
@@ -130,13 +136,22 @@ static void check(AttentionShape shape, int positions, int count, Isa isa) {
   }
 }
 
+static std::vector<const AttentionKernels*> all_kernels() {
+  std::vector<const AttentionKernels*> all;
+  for (Isa isa : isas_supported()) all.push_back(&attention_kernels(isa));
+#if defined(SLIPSTREAM_X86)
+  if (isa_supported(Isa::avx2)) all.push_back(&emulated_avx512::attention_table);
+#endif
+  return all;
+}
+
 int main() {
-  for (Isa isa : isas_supported()) {
+  for (const AttentionKernels* kernels : all_kernels()) {
     for (int head_dim : {8, 16, 20, 64, 80}) {
       for (bool bfloat16 : {false, true}) {
         const AttentionShape shape{head_dim, 0.2f, head_dim == 20 ? 2.0f : 0.0f, bfloat16};
         for (int count = 1; count <= kQueryBlock; ++count) {
-          for (int positions : {1, 64, 65, 300, 1100}) check(shape, positions, count, isa);
+          for (int positions : {1, 64, 65, 300, 1100}) check(shape, positions, count, *kernels);
         }
       }
     }
