@@ -117,6 +117,15 @@ def test_dense_tensors_are_untouched_and_mixed_formats_keep_their_own() -> None:
     assert "lm_head.weight_scale" in arrays.names()  # so that transformers ties it too
 
 
+@pytest.mark.parametrize("tied", [False, True])
+def test_an_embedding_has_no_activations_but_its_tied_head_has(tied: bool) -> None:
+    name, int8 = "model.embed_tokens.weight", Activations(8, 32)
+    config, arrays = write({name: quantize_affine(matrix(24, 32), Affine(8, 32))}, {name: int8}, tied)
+    assert CompressedTensors(config, arrays).activations() == ({name: int8} if tied else {})
+    for group_ in config["quantization_config"]["config_groups"].values():
+        assert (group_["input_activations"] is None) == ("model.embed_tokens" in group_["targets"])
+
+
 def test_the_more_exact_target_wins() -> None:
     exact, pattern, kind = (Scheme(Affine(8, group), Activations(), None) for group in (16, 32, 64))
     config = {
@@ -283,8 +292,8 @@ def test_transformers_loads_it_and_agrees(tied: bool, activations: Activations, 
         if not (tied and name == "lm_head.weight"):
             dense = value.ndim < 2 or chosen is None
             tensors[name] = DenseTensor(value.numpy()) if dense else quantize_affine(value.numpy(), chosen, "float32")
-    linears = [n for n, t in tensors.items() if isinstance(t, AffineTensor) and "embed" not in n]
-    settings_, arrays = write(tensors, dict.fromkeys(linears, activations), tied)
+    quantized = [name for name, tensor in tensors.items() if isinstance(tensor, AffineTensor)]
+    settings_, arrays = write(tensors, dict.fromkeys(quantized, activations), tied)
     write_safetensors(tmp_path / "model.safetensors", arrays.arrays, {"format": "pt"})
     (tmp_path / "config.json").write_text(json.dumps(config.to_dict() | settings_))
     loaded = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)

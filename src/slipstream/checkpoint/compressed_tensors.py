@@ -18,7 +18,7 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from slipstream.checkpoint.compressed_tensors_scheme import Scheme, read_schemes
+from slipstream.checkpoint.compressed_tensors_scheme import HEAD, Scheme, is_embedding, read_schemes
 from slipstream.errors import FileFormatError, UnsupportedError
 from slipstream.formats.affine import pack_nibbles
 from slipstream.formats.tensor import Affine, AffineTensor, DenseTensor, Tensor
@@ -60,10 +60,20 @@ class CompressedTensors:
         return self._names
 
     def activations(self) -> dict[str, Activations]:
-        """By weight name: float32 for weight-only groups, else dynamic int8."""
-        return {
-            f"{module}.weight": scheme.activations for module, scheme in self._quantized.items()
+        """By weight name: float32 for weight-only groups, else dynamic int8.
+
+        An embedding's weight has those of the head that is tied to it, if one is.
+        """
+        served = {name.removesuffix(".weight") for name in self._names}
+        found = {
+            f"{module}.weight": scheme.activations
+            for module, scheme in self._quantized.items()
+            if module in served and not is_embedding(module)
         }
+        if HEAD in self._quantized and HEAD not in served:
+            tied = [module for module in self._quantized if is_embedding(module)]
+            found |= {f"{module}.weight": self._quantized[HEAD].activations for module in tied}
+        return found
 
     def tensor(self, name: str) -> Tensor:
         """One tensor: affine where quantized, else dense. FileFormatError if its parts disagree."""

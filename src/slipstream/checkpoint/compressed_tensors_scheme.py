@@ -18,6 +18,7 @@ from slipstream.graph.ops import Activations
 Layout = Literal["pack-quantized", "int-quantized"]
 LAYOUTS = ("pack-quantized", "int-quantized", "mixed-precision", "naive-quantized", "dense")
 EMBEDDINGS = frozenset({"embed_tokens", "wte", "wpe", "word_embeddings", "embed_in"})
+HEAD = "lm_head"
 SMALLEST_GROUP = 16
 LONGEST_PATTERN = 300
 NESTED_REPEAT = re.compile(r"[+*}]\)*\)[+*{]")

@@ -6,13 +6,14 @@ is written is what `compressed_tensors` reads back, to the bit.
 
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from slipstream.checkpoint.compressed_tensors_scheme import (
+    HEAD,
     Layout,
     Scheme,
     is_embedding,
@@ -22,8 +23,6 @@ from slipstream.errors import UnsupportedError
 from slipstream.formats.affine import unpack_nibbles
 from slipstream.formats.tensor import Affine, AffineTensor, DenseTensor, Tensor
 from slipstream.graph.ops import Activations
-
-HEAD = "lm_head"
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,8 @@ def plan_layout(
     """The ``quantization_config`` for `tensors`; None if all are dense.
 
     Weights that `activations` does not name run on float32 inputs. With `tied`, the head shares a
-    quantized embedding: its scheme is written for both, since others do not tie such weights.
+    quantized embedding: it has a scheme and scales of its own, so that others tie the codes, and
+    what `activations` says of the embedding's weight is meant for the head.
     """
     schemes: dict[str, Scheme] = {}
     dense: list[str] = []
@@ -61,7 +61,9 @@ def plan_layout(
     shared = embedding if tied and HEAD not in schemes else None
     if shared is not None:
         schemes[HEAD] = schemes[shared]
-    elif HEAD not in schemes and HEAD not in dense:
+    if embedding is not None:  # its inputs are token ids
+        schemes[embedding] = replace(schemes[embedding], activations=Activations())
+    if HEAD not in schemes and HEAD not in dense:
         dense.append(HEAD)
     return LayoutPlan(schemes, _config(schemes, sorted(dense)), shared)
 
