@@ -224,3 +224,13 @@ def test_token_plans_follow_the_pace() -> None:
     assert slow.evaluation == 2048 and fast.evaluation >= 2 * slow.evaluation
     assert fast.evaluation % 512 == fast.calibration % 512 == 0
     assert plan_repeats(1000, 10, Pace(0.001, 0.02)) == budget.REPEATS[1]
+
+
+def test_a_quantized_file_is_shown_as_it_is_served(tmp_path: Path) -> None:
+    subject = tiny_subject(quantized=True)
+    study = Search(subject, None, settings(tmp_path, candidates=some(subject, 1))).run(
+        "tiny", None, {}
+    )
+    assert study.stored is not None and study.stored.role == "stored"
+    assert study.stored.size_bytes == study.baseline.size_bytes
+    assert study.rows[:2] == (study.baseline, study.stored)

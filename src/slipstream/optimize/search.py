@@ -12,8 +12,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from slipstream.bench.offline import measure_speed
 from slipstream.compress.calibrate import Hessians, calibrate, calibration_passes
 from slipstream.compress.recipe import Recipe
@@ -30,6 +28,7 @@ from slipstream.optimize import budget
 from slipstream.optimize.journal import Journal
 from slipstream.optimize.programs import Built, Subject, build
 from slipstream.optimize.space import A32, Candidate, as_stored, candidates, served_form
+from slipstream.optimize.stored_texts import read_texts, write_texts
 from slipstream.optimize.study import Result, Role, Study
 from slipstream.optimize.table import headline
 from slipstream.optimize.timing import speed_json, uncalibrated
@@ -117,17 +116,10 @@ class Search:
 
     def texts(self, text: tuple[str, str] | None) -> Texts:
         """The chunks to measure on: those of an earlier run in this folder, else new ones."""
-        stored = self.settings.folder / "texts.npz"
-        if stored.exists():
-            with np.load(stored) as arrays:
-                self._texts = Texts(
-                    arrays["evaluation"], arrays["calibration"], str(arrays["source"])
-                )
-            return self._texts
-        self._texts = self._new_texts(text)
-        partial = stored.with_suffix(".partial.npz")
-        np.savez(partial, **{**vars(self._texts), "source": np.array(self._texts.source)})
-        partial.replace(stored)
+        self._texts = read_texts(self.settings.folder)
+        if self._texts is None:
+            self._texts = self._new_texts(text)
+            write_texts(self.settings.folder, self._texts)
         return self._texts
 
     def _new_texts(self, text: tuple[str, str] | None) -> Texts:
