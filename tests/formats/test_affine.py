@@ -6,12 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slipstream.formats.affine import (
-    dequantize_affine,
-    pack_nibbles,
-    quantize_affine,
-    unpack_nibbles,
-)
+from slipstream.formats.affine import quantize_affine
+from slipstream.formats.nibbles import pack_nibbles, unpack_nibbles
 from slipstream.formats.tensor import Affine, AffineTensor, DenseTensor
 
 FORMATS = [
@@ -70,7 +66,7 @@ def test_the_low_nibble_is_the_even_input():
 def test_dequantizing_means_what_the_table_says(format, scale_dtype):
     tensor = quantize_affine(matrix(1, (3, 128), 0.5), format, scale_dtype)
     assert tensor.scales.dtype == scale_dtype
-    np.testing.assert_array_equal(dequantize_affine(tensor), dequantized_slowly(tensor))
+    np.testing.assert_array_equal(tensor.dequantize(), dequantized_slowly(tensor))
 
 
 @pytest.mark.parametrize("format", FORMATS)

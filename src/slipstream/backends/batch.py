@@ -49,7 +49,7 @@ class Batch:
         ends = self.lengths + counts
         if self.row_starts[0] != 0 or self.row_starts[-1] != len(self.ids) or (counts < 1).any():
             raise ValueError("row_starts must rise from 0 to the number of rows")
-        if len(self.ids) and not (0 <= self.ids.min() and self.ids.max() < graph.vocabulary):
+        if len(self.ids) and not (self.ids.min() >= 0 and self.ids.max() < graph.vocabulary):
             raise ValueError(f"token ids must be in 0…{graph.vocabulary - 1}")
         if (self.lengths < 0).any():
             raise ValueError("lengths must not be negative")
@@ -57,7 +57,7 @@ class Batch:
         if (needed > self.pages.shape[1]).any():
             raise ValueError("a sequence has fewer pages than its positions need")
         used = np.arange(self.pages.shape[1])[None, :] < needed[:, None]
-        if used.any() and not (0 <= self.pages[used].min() and self.pages[used].max() < page_count):
+        if used.any() and not (self.pages[used].min() >= 0 and self.pages[used].max() < page_count):
             raise ValueError(f"page numbers must be in 0…{page_count - 1}")
         rows = self.logit_rows
         if len(rows) and (rows[0] < 0 or rows[-1] >= len(self.ids) or (np.diff(rows) <= 0).any()):
@@ -97,8 +97,10 @@ class Program(Protocol):
         """Runs the batch, writes its keys and values into `kv`; returns logits, float32 [L, V]."""
         ...
 
-    def capture(self, batch: Batch, kv: KV, weights: tuple[str, ...]) -> dict[str, NDArray[np.float32]]:
-        """Runs the batch; returns for each weight the float32 [R, in] input of its linear, unrounded.
+    def capture(
+        self, batch: Batch, kv: KV, weights: tuple[str, ...]
+    ) -> dict[str, NDArray[np.float32]]:
+        """Runs the batch; returns each weight's float32 [R, in] input of its linear, unrounded.
 
         Calibration calls this; inputs to the head have only the L selected rows.
         """

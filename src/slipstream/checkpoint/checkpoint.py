@@ -18,7 +18,7 @@ class TokenizerData:
     """What a tokenizer is built from; `models.tokenizer` builds it.
 
     Exactly one of `json_path` (a ``tokenizer.json``) and `gguf` (the ``tokenizer.ggml.*`` metadata,
-    keys without that prefix) is set. `config` is tokenizer_config.json, or what GGUF says of the same.
+    keys without that prefix) is set. `config` is tokenizer_config.json, or what GGUF says of it.
     """
 
     json_path: Path | None = None
@@ -40,7 +40,7 @@ class Checkpoint(Protocol):
         ...
 
     def tensor(self, name: str) -> Tensor:
-        """One tensor as it is stored. KeyError if there is none; FileFormatError if it is damaged."""
+        """One tensor as stored. KeyError if there is none; FileFormatError if it is damaged."""
         ...
 
     def identity(self) -> str:

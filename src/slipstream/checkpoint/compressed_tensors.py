@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from slipstream.checkpoint.compressed_tensors_scheme import HEAD, Scheme, is_embedding, read_schemes
 from slipstream.errors import FileFormatError, UnsupportedError
-from slipstream.formats.affine import pack_nibbles
+from slipstream.formats.nibbles import pack_nibbles
 from slipstream.formats.tensor import Affine, AffineTensor, DenseTensor, Tensor
 from slipstream.graph.ops import Activations
 

@@ -20,7 +20,7 @@ from slipstream.checkpoint.compressed_tensors_scheme import (
     write_group,
 )
 from slipstream.errors import UnsupportedError
-from slipstream.formats.affine import unpack_nibbles
+from slipstream.formats.nibbles import unpack_nibbles
 from slipstream.formats.tensor import Affine, AffineTensor, DenseTensor, Tensor
 from slipstream.graph.ops import Activations
 

@@ -1,70 +1,19 @@
-"""Affine integers: rounding a matrix to them, and reading it back.
+"""Affine integers: rounding a matrix to them.
 
-Checkpoints, compression and the reference backend call this. What `dequantize_affine` returns is
-the meaning of an `AffineTensor`; kernels are held against it.
+Compression and tests call this; reading back is `AffineTensor.dequantize`.
 
 Legend: O outputs (rows), I inputs (columns), G groups of one row, N = I / G inputs of one group.
 """
 
-from collections.abc import Iterator
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from slipstream.formats.nibbles import pack_nibbles, pieces
 from slipstream.formats.tensor import Affine, AffineTensor
 
 ScaleType = Literal["float16", "float32"]
-
-_PIECE = 1 << 18  # values worked on at a time: temporaries of 1 MiB stay in the second-level cache
-
-
-def unpack_nibbles(packed: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """uint8 [..., I / 2] → codes 0…15, uint8 [..., I]; the low nibble is the even input."""
-    pairs = packed.astype("<u2", order="C")
-    pairs |= pairs << np.uint16(4)
-    pairs &= np.uint16(0x0F0F)  # lower byte: low nibble, upper byte: high nibble
-    return pairs.view(np.uint8)
-
-
-def pack_nibbles(codes: NDArray) -> NDArray[np.uint8]:
-    """Codes 0…15 [..., I], I even → uint8 [..., I / 2], the inverse of `unpack_nibbles`."""
-    if codes.shape[-1] % 2:
-        raise ValueError(f"an even number of inputs is needed to pack them, not {codes.shape[-1]}")
-    codes = codes.astype(np.uint8, copy=False)
-    packed = codes[..., 1::2] << np.uint8(4)
-    packed |= codes[..., 0::2]
-    return packed
-
-
-def dequantize_affine(tensor: AffineTensor) -> NDArray[np.float32]:
-    """The values, float32 [O, I]: (q - z) · scale, or q · scale + m, each operation rounded once.
-
-    With float16 scales the products are exact, so a fused multiply-add gives the same bits.
-    """
-    values = np.empty(tensor.shape, np.float32)
-    grouped = values.reshape(len(values), tensor.scales.shape[1], -1)  # [O, G, N]
-    for rows in _pieces(values.shape):
-        _decode(tensor, rows, grouped[rows])
-    return values
-
-
-def _decode(tensor: AffineTensor, rows: slice, values: NDArray[np.float32]) -> None:
-    """Writes the values of some rows into float32 [rows, G, N]."""
-    kind, codes = tensor.format, tensor.codes[rows]
-    if kind.bits == 4:
-        codes = unpack_nibbles(codes)
-    values[:] = codes.reshape(values.shape)
-    if kind.zero == "zero_point":
-        assert tensor.offsets is not None
-        values -= tensor.offsets[rows, :, None].astype(np.float32)
-    elif kind.zero == "symmetric" and kind.bits == 4:
-        values -= np.float32(8)
-    with np.errstate(invalid="ignore", over="ignore"):  # damaged scales may be infinite
-        values *= tensor.scales[rows, :, None].astype(np.float32)
-        if kind.zero == "minimum":
-            assert tensor.offsets is not None
-            values += tensor.offsets[rows, :, None].astype(np.float32)
 
 
 def quantize_affine(
@@ -80,7 +29,7 @@ def quantize_affine(
     scales = np.empty((weight.shape[0], groups), scale_dtype)
     offsets = _empty_offsets(format, scales)
     codes = np.empty(weight.shape, np.uint8 if format.bits == 4 else np.int8)
-    for rows in _pieces(weight.shape):
+    for rows in pieces(weight.shape):
         grouped = weight[rows].reshape(-1, groups, weight.shape[1] // groups)
         if not np.isfinite(grouped).all():
             raise ValueError("the matrix holds infinities or NaN, which integers cannot express")
@@ -161,10 +110,3 @@ def _to_finite(values: NDArray[np.float32], dtype: np.dtype) -> NDArray:
     """Rounded to `dtype`, and never to infinity."""
     most = np.finfo(dtype).max
     return np.clip(values, -most, most).astype(dtype)
-
-
-def _pieces(shape: tuple[int, ...]) -> Iterator[slice]:
-    """The rows of a matrix, a cache-full at a time."""
-    step = max(1, _PIECE // max(1, shape[1]))
-    for start in range(0, shape[0], step):
-        yield slice(start, start + step)

@@ -12,6 +12,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from slipstream.formats.nibbles import pieces, unpack_nibbles
+
 Zero = Literal["symmetric", "zero_point", "minimum"]
 
 
@@ -62,7 +64,8 @@ class AffineTensor:
 
     codes    uint8 [O, I / 2] for 4 bits (the low nibble is the even input); int8 [O, I] for 8
     scales   float16 or float32 [O, G]
-    offsets  None (symmetric) · uint8 or int8 [O, G] (zero_point) · float16 or float32 [O, G] (minimum)
+    offsets  None (symmetric) · uint8 or int8 [O, G] (zero_point)
+             · float16 or float32 [O, G] (minimum)
     """
 
     format: Affine
@@ -83,10 +86,33 @@ class AffineTensor:
         return self.codes.nbytes + self.scales.nbytes + offsets
 
     def dequantize(self) -> NDArray[np.float32]:
-        """The values in float32, computed in float32: (q - z) · scale, or q · scale + m."""
-        from slipstream.formats.affine import dequantize_affine
+        """The values [O, I]: (q - z) · scale, or q · scale + m, each operation rounded once.
 
-        return dequantize_affine(self)
+        With float16 scales the products are exact, so a fused multiply-add gives the same bits.
+        """
+        values = np.empty(self.shape, np.float32)
+        grouped = values.reshape(len(values), self.scales.shape[1], -1)  # [O, G, I / G]
+        for rows in pieces(values.shape):
+            _decode(self, rows, grouped[rows])
+        return values
 
 
 Tensor = DenseTensor | AffineTensor
+
+
+def _decode(tensor: AffineTensor, rows: slice, values: NDArray[np.float32]) -> None:
+    """Writes the values of some rows into float32 [rows, G, N]."""
+    kind, codes = tensor.format, tensor.codes[rows]
+    if kind.bits == 4:
+        codes = unpack_nibbles(codes)
+    values[:] = codes.reshape(values.shape)
+    if kind.zero == "zero_point":
+        assert tensor.offsets is not None
+        values -= tensor.offsets[rows, :, None].astype(np.float32)
+    elif kind.zero == "symmetric" and kind.bits == 4:
+        values -= np.float32(8)
+    with np.errstate(invalid="ignore", over="ignore"):  # damaged scales may be infinite
+        values *= tensor.scales[rows, :, None].astype(np.float32)
+        if kind.zero == "minimum":
+            assert tensor.offsets is not None
+            values += tensor.offsets[rows, :, None].astype(np.float32)

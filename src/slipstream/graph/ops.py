@@ -107,7 +107,7 @@ class Attention:
 
 @dataclass(frozen=True)
 class Activate:
-    """[R, W] → [R, W], element by element. ``gelu`` is exact (erf), ``gelu_tanh`` its approximation."""
+    """[R, W] → [R, W], by element. ``gelu`` is exact (erf), ``gelu_tanh`` its approximation."""
 
     kind: ActivationKind
 
@@ -145,7 +145,7 @@ class Select:
 
 @dataclass(frozen=True)
 class GatedLinear:
-    """Fused: activation(x · Wgᵀ) · (x · Wuᵀ), [R, in] → [R, out]. Made by a pass, never by a model."""
+    """Fused by a pass: activation(x · Wgᵀ) · (x · Wuᵀ), [R, in] → [R, out]."""
 
     gate: str
     up: str
@@ -155,7 +155,7 @@ class GatedLinear:
 
 @dataclass(frozen=True)
 class AddNorm:
-    """Fused: residual [R, W], delta [R, W] → (residual + delta, norm(residual + delta)). Made by a pass."""
+    """Fused by a pass: residual [R, W], delta [R, W] → (their sum, the norm of their sum)."""
 
     norm: Norm
 

@@ -6,13 +6,12 @@ checkpoint (GGUF, folder, artifact) → config → one page in this folder → g
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from slipstream.models.tokenizer import Tokenizer
-from slipstream.models.weights import activations_of
-
 from slipstream.checkpoint.checkpoint import Checkpoint
 from slipstream.formats.tensor import Tensor
 from slipstream.graph.graph import Graph
 from slipstream.graph.ops import Activations
+from slipstream.models.tokenizer import Tokenizer
+from slipstream.models.weights import activations_of
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from slipstream.formats.affine import ScaleType, group_count, pack_nibbles
+from slipstream.formats.affine import ScaleType, group_count
+from slipstream.formats.nibbles import pack_nibbles
 from slipstream.formats.tensor import Affine, AffineTensor
 
 Clip = Literal["minmax", "mse"]
@@ -78,7 +79,7 @@ def inverse_of(scale: F32) -> F32:
 
 
 def from_codes(codes: F32, scale: F32, zero: F32, format: Affine) -> F32:
-    """The values that codes stand for, rounded as `dequantize_affine` rounds them."""
+    """The values that codes stand for, rounded as `AffineTensor.dequantize` rounds them."""
     return codes * scale + zero if format.zero == "minimum" else (codes - zero) * scale
 
 
