@@ -1,0 +1,98 @@
+"""SmolLM2 as it is pulled: sane text, and the same text as the reference where that is decided."""
+
+import numpy as np
+import pytest
+
+from slipstream.backends.batch import PAGE_SIZE, Batch
+from slipstream.backends.native import NativeOptions, compile_native, native_module
+from slipstream.backends.reference import compile_reference
+from slipstream.errors import MachineError
+from slipstream.models.load import load
+
+try:
+    native_module()
+except MachineError:
+    pytest.skip("the native kernels were not built", allow_module_level=True)
+
+QUESTIONS = ["What is the capital of France?", "Name a color of the rainbow."]
+
+
+@pytest.fixture(scope="module")
+def model(smollm2_path):
+    return load(smollm2_path)
+
+
+def prompt_of(model, question: str) -> list[int]:
+    text = f"<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n"
+    return model.tokenizer.encode(text, special=True)
+
+
+def batch_of(ids, length: int, pages: int, all_logits: bool = False) -> Batch:
+    rows = range(len(ids)) if all_logits else [len(ids) - 1]
+    return Batch(
+        ids=np.array(ids, np.int32),
+        row_starts=np.array([0, len(ids)], np.int32),
+        lengths=np.array([length], np.int32),
+        pages=np.arange(pages, dtype=np.int32)[None, :],
+        logit_rows=np.array(rows, np.int32),
+    )
+
+
+def greedy(program, prompt: list[int], count: int, ends: frozenset[int]) -> list[int]:
+    pages = -(-(len(prompt) + count) // PAGE_SIZE)
+    kv = program.new_kv(pages)
+    logits = program.step(batch_of(prompt, 0, pages), kv)
+    written: list[int] = []
+    while len(written) < count:
+        written.append(int(logits[0].argmax()))
+        if written[-1] in ends:
+            break
+        length = len(prompt) + len(written) - 1
+        logits = program.step(batch_of(written[-1:], length, pages), kv)
+    return written
+
+
+def test_it_knows_the_capital_of_france(model):
+    program = compile_native(model.graph, model.weights, NativeOptions(threads=2))
+    ids = greedy(program, prompt_of(model, QUESTIONS[0]), 24, model.tokenizer.eos_ids)
+    assert "Paris" in model.tokenizer.decode(ids)
+
+
+def test_float_activations_agree_with_the_reference(model):
+    """Thirty layers deep, only float32's own rounding is left between the two."""
+    options = NativeOptions(2, activations="f32", kv_dtype="float32")
+    ids = prompt_of(model, QUESTIONS[0])
+    batch = batch_of(ids, 0, 1, all_logits=True)
+    native, truth = (
+        program.step(batch, program.new_kv(1))
+        for program in (
+            compile_native(model.graph, model.weights, options),
+            compile_reference(model.graph, model.weights),
+        )
+    )
+    assert np.abs(native - truth).max() < 1e-4 * np.abs(truth).max()
+
+
+@pytest.mark.slow
+def test_greedy_text_is_the_reference_s_where_the_choice_is_clear(model):
+    """Where the native text leaves the reference's, its choice was within the format's own error.
+
+    That error is what rounding activations to int8 does to the reference's logits.
+    """
+    native = compile_native(model.graph, model.weights, NativeOptions(threads=2))
+    rounded = compile_reference(native.graph, model.weights, kv_dtype="bfloat16")
+    exact = compile_reference(model.graph, model.weights)
+    for question in QUESTIONS:
+        prompt = prompt_of(model, question)
+        written = greedy(native, prompt, 32, model.tokenizer.eos_ids)
+        ids = [*prompt, *written[:-1]]
+        pages = -(-len(ids) // PAGE_SIZE)
+        batch = batch_of(ids, 0, pages, all_logits=True)
+        ours, truth, best = (
+            program.step(batch, program.new_kv(pages))[len(prompt) - 1 :]
+            for program in (native, rounded, exact)
+        )
+        format_error = np.abs(truth - best).max(axis=-1)
+        gap = truth.max(axis=-1) - truth[np.arange(len(written)), written]
+        assert (gap <= 2 * format_error).all()
+        assert np.std(ours - best) < 1.5 * np.std(truth - best)
