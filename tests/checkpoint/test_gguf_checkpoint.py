@@ -299,9 +299,9 @@ def test_two_conversions_of_one_model_have_equal_tensors(shared_data):
 
 @pytest.mark.slow
 def test_smollm2_has_the_weights_that_transformers_reads(smollm2_path):
-    import torch  # noqa: PLC0415 (seconds that only the slow tests should pay)
-    from transformers import LlamaForCausalLM  # noqa: PLC0415
-    from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint  # noqa: PLC0415
+    import torch
+    from transformers import LlamaForCausalLM
+    from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 
     config = load_gguf_checkpoint(str(smollm2_path))["config"]
     with torch.device("meta"):

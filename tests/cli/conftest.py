@@ -18,7 +18,7 @@ def run(monkeypatch, capsys):
     """Runs `slipstream WORDS`; gives its exit code, stdout and stderr."""
 
     def call(*words, stdin=""):
-        from slipstream.cli.main import main  # noqa: PLC0415  after monkeypatching
+        from slipstream.cli.main import main
 
         monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
         with pytest.raises(SystemExit) as ended:
@@ -34,7 +34,7 @@ def opened(monkeypatch):
     """Makes the command line open this engine: ``opened(engine)``."""
 
     def use(engine):
-        from slipstream.engine.engine import Engine  # noqa: PLC0415
+        from slipstream.engine.engine import Engine
 
         monkeypatch.setattr(Engine, "open", lambda source, options=None: engine)
         monkeypatch.setattr("slipstream.cli.answering.resolve", Path)

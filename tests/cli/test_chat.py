@@ -63,7 +63,7 @@ def test_json_prints_a_line_per_answer(run, engine):
 
 
 def test_the_default_model_is_smollm2(run, monkeypatch):
-    from slipstream.engine.engine import Engine  # noqa: PLC0415
+    from slipstream.engine.engine import Engine
 
     asked = []
 

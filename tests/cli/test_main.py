@@ -101,7 +101,7 @@ def test_errors_made_for_users_are_one_line_and_a_code(run, monkeypatch, error, 
     def fails(source, options=None):
         raise error
 
-    from slipstream.engine.engine import Engine  # noqa: PLC0415
+    from slipstream.engine.engine import Engine
 
     monkeypatch.setattr(Engine, "open", fails)
     monkeypatch.setattr("slipstream.cli.answering.resolve", Path)
