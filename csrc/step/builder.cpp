@@ -29,7 +29,12 @@ ProgramBuilder::ProgramBuilder(int threads, Isa isa, KVType kv_type)
   parts_.node_count = 0;
 }
 
+void ProgramBuilder::require_open() const {
+  require(parts_.team != nullptr, "this builder has been finished");
+}
+
 int ProgramBuilder::add_matrix(const SourceMatrix& source) {
+  require_open();
   require(source.outputs > 0 && source.inputs > 0, "a matrix must not be empty");
   require(source.outputs <= kMostWidth && source.inputs <= kMostWidth, "a matrix is too large");
   auto packed =
@@ -49,6 +54,7 @@ int ProgramBuilder::add_matrix(const SourceMatrix& source) {
 }
 
 int ProgramBuilder::add_vector(const float* values, std::int64_t count) {
+  require_open();
   require(count > 0 && count <= kMostWidth, "a vector must not be empty, nor absurdly long");
   auto memory = std::make_unique<AlignedBuffer>(sizeof(float) * count);
   std::memcpy(memory->data(), values, sizeof(float) * count);
@@ -58,6 +64,7 @@ int ProgramBuilder::add_vector(const float* values, std::int64_t count) {
 }
 
 void ProgramBuilder::begin_node(int node) {
+  require_open();
   require(node >= 0 && node < 1 << 24, "a node's number must not be negative");
   node_ = node;
   parts_.node_count = std::max(parts_.node_count, node + 1);
@@ -99,6 +106,7 @@ int ProgramBuilder::new_value(Domain domain, std::int64_t width, std::size_t ele
 }
 
 void ProgramBuilder::push(RowOperation operation) {
+  require(node_ >= 0, "begin a node before its operations");
   auto& phases = parts_.phases;
   if (phases.empty() || !phases.back().accepts(operation)) {
     phases.emplace_back(std::move(operation));
@@ -109,6 +117,7 @@ void ProgramBuilder::push(RowOperation operation) {
 }
 
 void ProgramBuilder::push(std::unique_ptr<TeamOperation> operation) {
+  require(node_ >= 0, "begin a node before its operations");
   parts_.phases.emplace_back(std::move(operation));
   mark(*parts_.phases.back().team_operation());
 }

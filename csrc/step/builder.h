@@ -81,6 +81,7 @@ class ProgramBuilder {
   std::unique_ptr<Program> finish(int output, int vocabulary);
 
  private:
+  void require_open() const;
   const Value& value(int id) const;
   const PackedMatrix& matrix(int id) const;
   const float* vector(int id, std::int64_t width) const;

@@ -189,3 +189,41 @@ def test_positions_beyond_the_learned_ones_are_refused():
     program.step(single(IDS), program.new_kv(2))
     with pytest.raises(ValueError, match="position"):
         program.step(single(np.append(IDS, IDS[:1])), program.new_kv(2))
+
+
+def test_a_builder_refuses_what_makes_no_sense():
+    builder = MODULE.Builder(1, MODULE.isa_available()[0], "float32")
+    table = builder.add_dense(np.zeros((30, 64), np.float32), "float32")
+    codes = np.zeros((16, 64), np.int8)
+    with pytest.raises(ValueError, match="before its operations"):
+        builder.embed(table, 1.0)
+    builder.begin_node(0)
+    x = builder.embed(table, 1.0)
+    refused = [
+        lambda: builder.add_affine(codes, 8, np.ones((16, 8), np.float32), None, "symmetric"),
+        lambda: builder.add_affine(codes, 8, np.ones((16, 4), np.float64), None, "symmetric"),
+        lambda: builder.add_affine(codes, 3, np.ones((16, 4), np.float32), None, "symmetric"),
+        lambda: builder.add_affine(codes, 8, np.ones((8, 4), np.float32), None, "symmetric"),
+        lambda: builder.add_affine(codes, 8, np.ones((16, 4), np.float32), None, "minimum"),
+        lambda: builder.add_dense(np.zeros((8, 8), np.float32)[:, ::2], "float32"),
+        lambda: builder.add_dense(np.zeros((0, 8), np.float32), "float32"),
+        lambda: builder.add_dense(np.zeros((8, 8), np.float64), "float32"),
+        lambda: builder.linear(x, [table], [-1], 8, 32),
+        lambda: builder.linear(x, [table], [], 32, 0),
+        lambda: builder.linear(99, [table], [-1], 32, 0),
+        lambda: builder.rotary(x, 3, 16, [1.0], 1.0),
+        lambda: builder.rotary(x, 4, 16, [1.0] * 9, 1.0),
+        lambda: builder.attention(x, x, x, 4, 3, 16, 1.0, 0, 0.0),
+        lambda: builder.soft_cap(x, 0.0),
+        lambda: builder.activate(x, "sine"),
+        lambda: builder.finish(x, 30),
+        lambda: builder.finish(builder.select(x), 31),
+    ]
+    for call in refused:
+        with pytest.raises(ValueError, match=r"\w"):
+            call()
+    builder.finish(builder.select(x), 30)
+    for call in (lambda: builder.add_dense(np.zeros((2, 2), np.float32), "float32"),
+                 lambda: builder.begin_node(1)):  # fmt: skip
+        with pytest.raises(ValueError, match="finished"):
+            call()
