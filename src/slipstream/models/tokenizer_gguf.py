@@ -10,48 +10,25 @@ equal those of `transformers`. `tokenizer.build_tokenizer` is the caller.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from enum import IntEnum
-from typing import Any, SupportsIndex, TypeVar
+from typing import Any
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from tokenizers.processors import TemplateProcessing
 
 from slipstream.errors import GGUFError, UnsupportedError
 from slipstream.models.tokenizer_split import splitting
-
-Number = TypeVar("Number", int, float)
-SPACE = "\u2581"  # SentencePiece writes a space as ▁
-GEMMA_TURN = "<start_of_turn>"
-MAX_TOKENS = 2_000_000
-MAX_TOKEN_CHARACTERS = 4096
-
-
-class Kind(IntEnum):
-    """``tokenizer.ggml.token_type``."""
-
-    NORMAL = 1
-    UNKNOWN = 2
-    CONTROL = 3
-    USER_DEFINED = 4
-    UNUSED = 5
-    BYTE = 6
-
-
-@dataclass(frozen=True)
-class Vocabulary:
-    """The file's lists, checked: every list has one entry per token."""
-
-    tokens: list[str]
-    kinds: list[int]
-    scores: list[float]
-    merges: list[str]
-    ids: dict[str, int]
+from slipstream.models.tokenizer_vocabulary import (
+    SPACE,
+    Kind,
+    Vocabulary,
+    read_vocabulary,
+    token_id,
+)
 
 
 def rebuild(metadata: Mapping[str, Any]) -> Tokenizer:
     """The tokenizer that `metadata` (keys without ``tokenizer.ggml.``) describes."""
-    model = metadata.get("model", "")
+    model = str(metadata.get("model", ""))
     build = {
         "gpt2": _byte_level,
         "llama": _sentencepiece,
@@ -64,84 +41,12 @@ def rebuild(metadata: Mapping[str, Any]) -> Tokenizer:
             f"tokenizers of kind {model!r} are not rebuilt from GGUF (known: {', '.join(build)}); "
             "use the model's Hugging Face folder, whose tokenizer.json is read as it is"
         )
-    vocabulary = _vocabulary(metadata)
-    if GEMMA_TURN in vocabulary.ids:
-        vocabulary = _gemma(vocabulary)
+    vocabulary = read_vocabulary(metadata)
     tokenizer = build[model](vocabulary, metadata)
     tokenizer.add_special_tokens(_added(vocabulary, {Kind.CONTROL, Kind.UNKNOWN}, special=True))
     tokenizer.add_tokens(_added(vocabulary, {Kind.USER_DEFINED}, special=False))
     _add_ends(tokenizer, vocabulary, metadata)
     return tokenizer
-
-
-def _vocabulary(metadata: Mapping[str, Any]) -> Vocabulary:
-    tokens = _strings(metadata, "tokens")
-    count = len(tokens)
-    if not 0 < count <= MAX_TOKENS:
-        raise GGUFError(f"the tokenizer has {count} tokens; between 1 and {MAX_TOKENS} are read")
-    kinds = _column(metadata, "token_type", count, int(Kind.NORMAL))
-    scores = _column(metadata, "scores", count, 0.0)
-    merges = _strings(metadata, "merges") if "merges" in metadata else []
-    tokens = _distinct(tokens)
-    return Vocabulary(
-        tokens,
-        kinds,
-        scores,
-        merges,
-        {token: index for index, token in enumerate(tokens)},
-    )
-
-
-def _gemma(vocabulary: Vocabulary) -> Vocabulary:
-    """Gemma's merges follow the order of its tokens, not its scores; its spaces become ▁."""
-    tokens = [
-        SPACE * len(token) if token.isspace() and set(token) == {" "} else token
-        for token in vocabulary.tokens
-    ]
-    ids = {token: index for index, token in enumerate(tokens)}
-    return replace(
-        vocabulary, tokens=tokens, ids=ids, scores=[-float(i) for i in range(len(tokens))]
-    )
-
-
-def _strings(metadata: Mapping[str, Any], key: str) -> list[str]:
-    value = metadata.get(key)
-    if not isinstance(value, Sequence) or isinstance(value, str | bytes):
-        raise GGUFError(f"the tokenizer lacks its list of {key}")
-    if set(map(type, value)) - {str}:
-        raise GGUFError(f"the tokenizer's {key} are not all text")
-    if max(map(len, value), default=0) > MAX_TOKEN_CHARACTERS:
-        raise GGUFError(f"the tokenizer's {key} hold one longer than {MAX_TOKEN_CHARACTERS}")
-    return list(value)
-
-
-def _column(metadata: Mapping[str, Any], key: str, count: int, default: Number) -> list[Number]:
-    """One number per token, of the type of `default`."""
-    value = metadata.get(key)
-    if value is None:
-        return [default] * count
-    try:
-        column = list(map(type(default), value))
-    except (TypeError, ValueError, OverflowError) as error:
-        raise GGUFError(f"the tokenizer's {key} are not all numbers") from error
-    if len(column) != count:
-        raise GGUFError(f"the tokenizer has {count} tokens but {len(column)} entries of {key}")
-    return column
-
-
-def _distinct(tokens: list[str]) -> list[str]:
-    """Some files pad the vocabulary with equal strings; each id keeps a spelling of its own."""
-    if len(set(tokens)) == len(tokens):
-        return tokens
-    seen: set[str] = set()
-    result = []
-    for index, token in enumerate(tokens):
-        name = token
-        while name in seen:
-            name = f"[duplicate {index}]{name}"
-        seen.add(name)
-        result.append(name)
-    return result
 
 
 def _byte_level(vocabulary: Vocabulary, metadata: Mapping[str, Any]) -> Tokenizer:
@@ -208,7 +113,7 @@ def merges_from_scores(vocabulary: Vocabulary) -> list[tuple[str, str]]:
 
 def _unigram(vocabulary: Vocabulary, metadata: Mapping[str, Any]) -> Tokenizer:
     pieces = list(zip(vocabulary.tokens, vocabulary.scores, strict=True))
-    unknown = _token_id(metadata, "unknown_token_id", len(pieces))
+    unknown = token_id(metadata, "unknown_token_id", len(pieces))
     if unknown is None and Kind.UNKNOWN in vocabulary.kinds:
         unknown = vocabulary.kinds.index(Kind.UNKNOWN)
     if unknown is None or not all(math.isfinite(score) for score in vocabulary.scores):
@@ -256,19 +161,10 @@ def _wordpiece(vocabulary: Vocabulary, metadata: Mapping[str, Any]) -> Tokenizer
 
 
 def _unknown(vocabulary: Vocabulary, metadata: Mapping[str, Any]) -> str | None:
-    index = _token_id(metadata, "unknown_token_id", len(vocabulary.tokens))
+    index = token_id(metadata, "unknown_token_id", len(vocabulary.tokens))
     if index is None and Kind.UNKNOWN in vocabulary.kinds:
         index = vocabulary.kinds.index(Kind.UNKNOWN)
     return None if index is None else vocabulary.tokens[index]
-
-
-def _token_id(metadata: Mapping[str, Any], key: str, count: int) -> int | None:
-    value = metadata.get(key)
-    if value is None:
-        return None
-    if not isinstance(value, SupportsIndex) or not 0 <= int(value) < count:
-        raise GGUFError(f"the tokenizer's {key} is {value!r}, but it has {count} tokens")
-    return int(value)
 
 
 def _added(vocabulary: Vocabulary, kinds: set[int], *, special: bool) -> list[AddedToken]:
@@ -283,13 +179,11 @@ def _add_ends(tokenizer: Tokenizer, vocabulary: Vocabulary, metadata: Mapping[st
     """Beginning and end tokens, by the file's switches or the habit of its kind of tokenizer."""
     begin, end = ends(metadata)
     count = len(vocabulary.tokens)
-    first = _token_id(metadata, "bos_token_id", count) if begin else None
-    last = _token_id(metadata, "eos_token_id", count) if end else None
+    first = token_id(metadata, "bos_token_id", count) if begin else None
+    last = token_id(metadata, "eos_token_id", count) if end else None
     if metadata.get("model") == "bert":
-        first = _token_id(metadata, "cls_token_id", count) if begin else None
-        last = (
-            _token_id(metadata, "seperator_token_id", count) if end else None
-        )  # GGUF spells it so
+        first = token_id(metadata, "cls_token_id", count) if begin else None
+        last = token_id(metadata, "seperator_token_id", count) if end else None  # GGUF spells it so
     special = [(vocabulary.tokens[i], i) for i in (first, last) if i is not None]
     if special:
         names = [vocabulary.tokens[i] if i is not None else None for i in (first, last)]
