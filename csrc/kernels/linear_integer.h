@@ -135,6 +135,7 @@ template <class K, int R>
 void integer_tile(const Panel& panel, const Merging& merging, const IntegerRows& x, int64_t first,
                   const PanelOutput& out, int64_t ahead) {
   using Codes = typename K::Codes;
+  // One row of 576 × 1536 int4: 9 GB/s without, 13 at 1 KiB, 14–17 at 4 and at 16 (lab, Zen 3).
   constexpr int64_t kPrefetchDistance = 4096;
   const int8_t* rows = x.codes + first * x.stride;
   const std::byte* codes = panel.codes;

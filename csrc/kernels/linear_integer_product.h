@@ -15,7 +15,7 @@ class IntegerProduct {
   static int64_t bytes(const ActivationBlock& x, const PackedMatrix& matrix, int64_t rows) {
     const int64_t factors = rows * merging_of(x, matrix).groups;
     const int64_t lanes = matrix.groups() * kLanes;
-    return 3 * Pieces::bytes<float>(factors) + 2 * Pieces::bytes<float>(lanes) +
+    return 4 * Pieces::bytes<float>(factors) + 2 * Pieces::bytes<float>(lanes) +
            Pieces::bytes<std::byte>(matrix.inputs_padded() * kLanes);
   }
 
@@ -65,29 +65,51 @@ class IntegerProduct {
     return format.has_minimums ? 0 : kNibbleZero;
   }
 
+  // Points rows_ at what each merge group needs, computing what the block does not hold.
   void prepare_rows(const ActivationBlock& x, Range rows, Pieces& pieces) {
     const int64_t groups = merging_.groups, count = row_count_ * groups;
-    auto* scales = pieces.take<float>(count);
+    auto* scales_memory = pieces.take<float>(count);
     auto* terms = pieces.take<float>(count);
+    auto* sums_memory = pieces.take<int32_t>(count);
     auto* corrections = pieces.take<int32_t>(count);
-    const int32_t excess = sum_excess();
-    const int64_t activation_ratio = (x.group - 1) / merging_.inputs + 1;
-    const int64_t sum_ratio = (merging_.inputs - 1) / x.sum_group + 1;
+    const float* scales = x.scales + rows.begin * groups;
+    if (x.groups != groups) scales = spread_scales(x, rows, scales_memory);
+    const int32_t* sums = x.sums + rows.begin * groups;
+    if (x.sum_groups != groups) sums = merge_sums(x, rows, sums_memory);
+    rows_ = {x.codes + rows.begin * x.inputs_padded, x.inputs_padded, groups, scales, nullptr,
+             nullptr};
+    if (matrix_.format().has_minimums) {
+      for (int64_t i = 0; i < count; ++i) terms[i] = scales[i] * float(sums[i]);
+      rows_.terms = terms;
+    }
+    if (const int32_t excess = sum_excess()) {
+      for (int64_t i = 0; i < count; ++i) corrections[i] = excess * sums[i];
+      rows_.corrections = corrections;
+    }
+  }
+
+  // Each activation group's scale for all its merge groups.
+  const float* spread_scales(const ActivationBlock& x, Range rows, float* out) const {
+    const int64_t ratio = (x.group - 1) / merging_.inputs + 1;
+    float* next = out;
+    for (int64_t row = rows.begin; row < rows.end; ++row)
+      for (int64_t g = 0; g < merging_.groups; ++g) *next++ = x.scales[row * x.groups + g / ratio];
+    return out;
+  }
+
+  // The sums of each merge group, from the block's finer ones.
+  const int32_t* merge_sums(const ActivationBlock& x, Range rows, int32_t* out) const {
+    const int64_t ratio = (merging_.inputs - 1) / x.sum_group + 1;
+    int32_t* next = out;
     for (int64_t row = rows.begin; row < rows.end; ++row) {
-      const float* row_scales = x.scales + row * x.groups;
       const int32_t* sums = x.sums + row * x.sum_groups;
-      const int32_t* sums_end = sums + x.sum_groups;
-      for (int64_t g = 0; g < groups; ++g) {
+      for (int64_t begin = 0; begin < x.sum_groups; begin += ratio) {
         int32_t sum = 0;
-        for (int64_t i = 0; i < sum_ratio && sums < sums_end; ++i) sum += *sums++;
-        const float scale = row_scales[g / activation_ratio];
-        *scales++ = scale;
-        *terms++ = scale * float(sum);
-        *corrections++ = excess * sum;
+        for (int64_t i = begin; i < smaller(begin + ratio, x.sum_groups); ++i) sum += sums[i];
+        *next++ = sum;
       }
     }
-    rows_ = {x.codes + rows.begin * x.inputs_padded, x.inputs_padded, groups,
-             scales - count, terms - count, excess ? corrections - count : nullptr};
+    return out;
   }
 
   // The panel with one code a byte and float32 scales, in scratch where the packed form differs.
