@@ -20,8 +20,9 @@ void Phase::prepare(const Step& step) {
     team_->prepare(step);
     return;
   }
-  const int share = step.rows_in(rows_.front().domain) / (step.team.size() * 4);
-  chunk_ = std::clamp(share, 1, kMostRowsAtOnce);
+  const int rows = step.rows_in(rows_.front().domain);
+  chunk_ = std::clamp(rows / (step.team.size() * 4), 1, kMostRowsAtOnce);
+  solo_ = rows <= 1;
 }
 
 void Phase::run(const Step& step, int thread) {

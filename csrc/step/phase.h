@@ -19,6 +19,9 @@ class Phase {
   void append(RowOperation operation) { rows_.push_back(std::move(operation)); }
 
   void prepare(const Step& step);
+  // Whether the step has so little for this phase that one thread had better do it while the
+  // others wait anyway: a barrier costs about as much as a row.
+  bool solo() const { return solo_; }
   void run(const Step& step, int thread);
 
   // The node whose time this phase is; phases of several nodes are split when they are timed.
@@ -31,6 +34,7 @@ class Phase {
   std::unique_ptr<TeamOperation> team_;
   std::unique_ptr<WorkQueue> queue_ = std::make_unique<WorkQueue>();
   int chunk_ = 1;  // rows that a thread takes at once
+  bool solo_ = false;
 };
 
 }  // namespace slipstream

@@ -29,6 +29,24 @@ void copy_rows(const Step& step, int value, float* out) {
   }
 }
 
+// One thread's walk: `before(phase, thread)`, then the phase, then a barrier in which the last to
+// come does the phases that are too small to share.
+template <class Before>
+void walk_phases(std::vector<Phase>& phases, const Step& step, int thread, Before before) {
+  std::size_t next = 0;
+  while (next < phases.size()) {
+    if (!phases[next].solo()) {
+      before(phases[next], thread);
+      phases[next++].run(step, thread);
+    }
+    const std::size_t first = next;
+    while (next < phases.size() && phases[next].solo()) ++next;
+    step.team.barrier([&] {
+      for (std::size_t i = first; i < next; ++i) phases[i].run(step, thread);
+    });
+  }
+}
+
 }  // namespace
 
 std::size_t Weights::size_bytes() const {
@@ -66,10 +84,7 @@ void Program::step(const Batch& batch, KV& kv, float* logits) {
   const std::lock_guard lock(mutex_);
   const Step step = begin(batch, kv, logits);
   auto walk = [&](int thread) {
-    for (Phase& phase : parts_.phases) {
-      phase.run(step, thread);
-      step.team.barrier();
-    }
+    walk_phases(parts_.phases, step, thread, [](const Phase&, int) {});
   };
   parts_.team->run(walk);
 }
@@ -116,19 +131,14 @@ void Program::step_captured(const Batch& batch, KV& kv, float* logits,
                             const std::vector<Capture>& captures) {
   const std::lock_guard lock(mutex_);
   const Step step = begin(batch, kv, logits);
-  auto capture = [&](const TeamOperation& operation) {
+  auto capture = [&](const Phase& phase, int thread) {
+    const TeamOperation* operation = phase.team_operation();
+    if (thread != 0 || operation == nullptr || operation->captured < 0) return;
     for (const Capture& wanted : captures) {
-      if (wanted.node != operation.node || operation.captured < 0) continue;
-      copy_rows(step, operation.captured, wanted.data);
+      if (wanted.node == operation->node) copy_rows(step, operation->captured, wanted.data);
     }
   };
-  auto walk = [&](int thread) {
-    for (Phase& phase : parts_.phases) {
-      if (thread == 0 && phase.team_operation() != nullptr) capture(*phase.team_operation());
-      phase.run(step, thread);
-      step.team.barrier();
-    }
-  };
+  auto walk = [&](int thread) { walk_phases(parts_.phases, step, thread, capture); };
   parts_.team->run(walk);
 }
 

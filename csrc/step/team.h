@@ -1,7 +1,8 @@
 // A team of persistent threads that run one function together: the calling thread is thread 0.
 //
 // The step executor starts it once per step; inside, `barrier` separates operations. Threads that
-// wait spin for a moment, then give their core away: a Python thread may need it.
+// wait spin for a moment, then sleep: a Python thread may need their core, or the machine may have
+// fewer cores to give than it says.
 #pragma once
 
 #include <atomic>
@@ -28,13 +29,28 @@ class Team {
   }
 
   // Waits until every thread of the team has come here. Only inside `run`, by all of them.
-  void barrier();
+  void barrier() {
+    barrier([] {});
+  }
+
+  // The same; the last to come does `between` before any goes on.
+  template <class Between>
+  void barrier(Between between) {
+    const std::uint32_t phase = phase_.load(std::memory_order_relaxed);
+    if (arrived_.fetch_add(1, std::memory_order_acq_rel) < size_ - 1) return wait_for(phase);
+    arrived_.store(0, std::memory_order_relaxed);
+    between();
+    phase_.store(phase + 1, std::memory_order_release);
+    phase_.notify_all();  // no system call unless somebody sleeps
+  }
 
  private:
   using Job = void (*)(void* context, int thread);
 
   void start(Job job, void* context);
   void serve(int thread);
+  void wait_for(std::uint32_t phase);  // until it has passed
+  static void wait_while(std::atomic<std::uint32_t>& value, std::uint32_t old, int spins);
 
   const int size_;
   const long owner_;  // the process that made the threads: a fork does not inherit them
