@@ -19,7 +19,7 @@ from rich.console import Console
 from slipstream.backends.batch import Program
 from slipstream.backends.native import NativeOptions, compile_native, native_module
 from slipstream.checkpoint.artifact import is_artifact
-from slipstream.cli.search_show import Bars, misses, show
+from slipstream.cli.search_show import Bars, misses, open_console, show
 from slipstream.compress.recipe import format_label
 from slipstream.errors import ArtifactError, LimitsNotMetError, SourceError
 from slipstream.evaluate.verdict import Limit
@@ -63,7 +63,7 @@ def run_session(order: Order) -> None:
     folder = _folder(order, model, text)
     if order.fresh:
         shutil.rmtree(folder, ignore_errors=True)
-    console = Console(stderr=order.as_json)
+    console = open_console(stderr=order.as_json)
     tokens = None if order.tokens is None else TokenPlan(order.tokens, max(4096, order.tokens))
     settings = Settings(
         order.limits,
