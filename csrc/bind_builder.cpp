@@ -96,7 +96,8 @@ int add_affine(ProgramBuilder& builder, const AnyArray& codes, int bits, const A
   source.scales = scale_data(scales, "scales");
   source.scale_format = scale_format(scales);
   const std::int64_t groups = extent(scales, 1);
-  const bool fits = extent(scales, 0) == source.outputs && groups > 0 && source.inputs % groups == 0;
+  const bool fits =
+      extent(scales, 0) == source.outputs && groups > 0 && source.inputs % groups == 0;
   if (!fits) throw std::invalid_argument("scales must be [outputs, groups]");
   source.group = source.inputs / groups;
   if (offsets) {
@@ -127,8 +128,10 @@ void bind_nodes(nb::class_<ProgramBuilder>& builder) {
   using Self = ProgramBuilder;
   builder.def("embed", &Self::embed)
       .def("position_embed", &Self::position_embed)
-      .def("norm", [](Self& self, int x, bool layer, int heads, float epsilon, int weights,
-                      int biases) { return self.norm(x, {layer, heads, epsilon, weights, biases}); })
+      .def("norm",
+           [](Self& self, int x, bool layer, int heads, float epsilon, int weights, int biases) {
+             return self.norm(x, {layer, heads, epsilon, weights, biases});
+           })
       .def("add_norm",
            [](Self& self, int residual, int delta, bool layer, float epsilon, int weights,
               int biases) {
@@ -140,20 +143,23 @@ void bind_nodes(nb::class_<ProgramBuilder>& builder) {
               std::int64_t group) {
              return self.gated_linear(x, gate, up, activation_named(kind), {bits, group});
            })
-      .def("rotary", [](Self& self, int x, int heads, int head_dim,
-                        const std::vector<double>& frequencies,
-                        double factor) { return self.rotary(x, {heads, head_dim, frequencies, factor}); })
+      .def("rotary",
+           [](Self& self, int x, int heads, int head_dim, const std::vector<double>& frequencies,
+              double factor) { return self.rotary(x, {heads, head_dim, frequencies, factor}); })
       .def("attention",
            [](Self& self, int queries, int keys, int values, int heads, int kv_heads, int head_dim,
               float scale, int window, float soft_cap) {
              return self.attention(queries, keys, values,
                                    {heads, kv_heads, head_dim, scale, window, soft_cap});
            })
-      .def("activate", [](Self& self, int x,
-                          const std::string& kind) { return self.activate(x, activation_named(kind)); })
-      .def("gate", [](Self& self, int gate, int up, const std::string& kind) {
-        return self.gate(gate, up, activation_named(kind));
-      })
+      .def("activate",
+           [](Self& self, int x, const std::string& kind) {
+             return self.activate(x, activation_named(kind));
+           })
+      .def("gate",
+           [](Self& self, int gate, int up, const std::string& kind) {
+             return self.gate(gate, up, activation_named(kind));
+           })
       .def("add", &Self::add)
       .def("scale", &Self::scale)
       .def("soft_cap", &Self::soft_cap)
@@ -166,7 +172,8 @@ void bind_builder(nb::module_& module) {
   nb::class_<ProgramBuilder> builder(module, "Builder");
   builder
       .def("__init__",
-           [](ProgramBuilder* self, int threads, const std::string& isa, const std::string& kv_type) {
+           [](ProgramBuilder* self, int threads, const std::string& isa,
+              const std::string& kv_type) {
              new (self) ProgramBuilder(threads, isa_named(isa), kv_type_named(kv_type));
            })
       .def("add_dense", &add_dense)

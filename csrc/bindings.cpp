@@ -1,4 +1,5 @@
-// The Python module slipstream._native: the builder and its programs, and what this machine can run.
+// The Python module slipstream._native: the builder and its programs, and what this machine can
+// run.
 
 #include "bindings.h"
 

@@ -15,7 +15,9 @@ namespace {
 constexpr std::size_t kPage = 4096;
 constexpr std::size_t kHugePage = std::size_t(2) << 20;
 
-std::size_t rounded_up(std::size_t size, std::size_t unit) { return (size + unit - 1) / unit * unit; }
+std::size_t rounded_up(std::size_t size, std::size_t unit) {
+  return (size + unit - 1) / unit * unit;
+}
 
 void* allocate(std::size_t size, std::size_t unit) {
   void* memory = nullptr;
@@ -33,9 +35,8 @@ void* map(std::size_t size) {
   void* memory = mmap(nullptr, mapped, PROT_READ | PROT_WRITE, kFlags, -1, 0);
   if (memory == MAP_FAILED) throw std::bad_alloc();
   auto* first = static_cast<std::byte*>(memory);
-  const std::size_t before =
-      rounded_up(reinterpret_cast<std::uintptr_t>(first), kHugePage) -
-      reinterpret_cast<std::uintptr_t>(first);
+  const std::size_t before = rounded_up(reinterpret_cast<std::uintptr_t>(first), kHugePage) -
+                             reinterpret_cast<std::uintptr_t>(first);
   if (before > 0) munmap(first, before);
   munmap(first + before + size, mapped - before - size);
   madvise(first + before, size, MADV_HUGEPAGE);  // a wish: refusal changes nothing

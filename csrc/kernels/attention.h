@@ -29,10 +29,10 @@ struct AttentionShape {
 
 // One sequence's pages of one key/value head.
 struct HeadPages {
-  const std::byte* keys;       // of page 0: [head_dim][64]
-  const std::byte* values;     // of page 0: [64][head_dim]
-  std::size_t page_bytes;      // from page to page
-  const std::int32_t* pages;   // the sequence's page numbers in order
+  const std::byte* keys;      // of page 0: [head_dim][64]
+  const std::byte* values;    // of page 0: [64][head_dim]
+  std::size_t page_bytes;     // from page to page
+  const std::int32_t* pages;  // the sequence's page numbers in order
 };
 
 // Up to kQueryBlock queries and the positions that each sees: first … last - 1.

@@ -8,9 +8,9 @@
 namespace slipstream {
 
 struct NormShape {
-  bool layer;            // centred, plus biases; else root mean square
-  int pieces;            // the row is normed in so many equal parts, with the same weights
-  int width;             // of one piece
+  bool layer;  // centred, plus biases; else root mean square
+  int pieces;  // the row is normed in so many equal parts, with the same weights
+  int width;   // of one piece
   float epsilon;
   const float* weights;  // [width], the weight offset already added
   const float* biases;   // [width] or null

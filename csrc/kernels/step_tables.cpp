@@ -9,10 +9,8 @@ namespace slipstream {
 
 // These kernels use no tiles, so `amx` takes the table of `avx512`; see CMakeLists.txt.
 #if defined(SLIPSTREAM_X86)
-#define PICK_VECTOR_TABLE(isa, name)               \
-  ((isa) == Isa::portable ? portable::name         \
-   : (isa) == Isa::avx2   ? avx2::name             \
-                          : avx512::name)
+#define PICK_VECTOR_TABLE(isa, name) \
+  ((isa) == Isa::portable ? portable::name : (isa) == Isa::avx2 ? avx2::name : avx512::name)
 #else
 #define PICK_VECTOR_TABLE(isa, name) SLIPSTREAM_PICK_TABLE(isa, name)
 #endif

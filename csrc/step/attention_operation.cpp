@@ -132,8 +132,7 @@ void AttentionOperation::merge_row(const Step& step, int row) {
   const AttentionPlan& plan = *options_.plan;
   const int heads = plan.heads().kv_heads * plan.heads().group;
   const int head_dim = options_.shape.head_dim;
-  const int splits =
-      static_cast<int>((plan.state_start(row + 1) - plan.state_start(row)) / heads);
+  const int splits = static_cast<int>((plan.state_start(row + 1) - plan.state_start(row)) / heads);
   float* out = rows_of(step, out_)[row];
   for (int head = 0; head < heads; ++head) {
     float* state = split_states_ + (plan.state_start(row) + head) * state_size_;

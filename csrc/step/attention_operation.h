@@ -41,7 +41,7 @@ class AttentionOperation : public TeamOperation {
   int state_size_;
   WorkQueue tasks_;
   WorkQueue rows_;
-  std::vector<Scratch> scratch_;  // [threads] states of one task's queries
+  std::vector<Scratch> scratch_;   // [threads] states of one task's queries
   float* split_states_ = nullptr;  // of all rows, heads and splits, when the plan is by split
 };
 

@@ -31,7 +31,7 @@ BufferPlan plan_buffers(std::vector<Value>& values) {
   BufferPlan plan;
   std::vector<Value*> order;
   for (Value& value : values) {
-    if (value.first_phase >= 0) order.push_back(&value);
+    if (value.first_phase >= 0 && !value.in_logits) order.push_back(&value);
   }
   // The widest first: the narrow ones then fit into the gaps.
   std::stable_sort(order.begin(), order.end(),

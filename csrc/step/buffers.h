@@ -15,14 +15,17 @@ enum class Domain { rows, selected };
 
 struct Value {
   Domain domain;
-  int width;                 // elements of a row
-  std::size_t row_bytes;     // a multiple of 64
-  int first_phase = -1;      // written first
-  int last_phase = -1;       // read last; phases are walked in order, with a barrier between
-  std::size_t offset = 0;    // in bytes per row of the domain, set by `plan_buffers`
+  int width;               // elements of a row
+  std::size_t row_bytes;   // a multiple of 64
+  int first_phase = -1;    // written first
+  int last_phase = -1;     // read last; phases are walked in order, with a barrier between
+  int reads = 0;           // operations that read it
+  bool in_logits = false;  // lies in the caller's array, not in the plan
+  std::size_t offset = 0;  // in bytes per row of the domain, set by `plan_buffers`
 };
 
-// Sets the offset of each value that has phases; returns bytes per row of each domain.
+// Sets the offset of each value that has phases and no other place; returns the bytes per row that
+// each domain needs.
 struct BufferPlan {
   std::size_t row_bytes[2] = {0, 0};
 };

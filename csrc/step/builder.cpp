@@ -129,14 +129,28 @@ void ProgramBuilder::mark(const Operation& operation) {
   for (int id : operation.writes) parts_.values[id].first_phase = phase;
   for (int id : operation.writes) parts_.values[id].last_phase = phase;
   for (int id : operation.reads) parts_.values[id].last_phase = phase;
+  for (int id : operation.reads) ++parts_.values[id].reads;
+}
+
+// The result lies in the caller's array. If it is made element by element from a value that nothing
+// else reads (capped logits), so does that value, and is overwritten in place.
+void ProgramBuilder::place_output(int output) {
+  parts_.values[output].in_logits = true;
+  const Operation& last = *parts_.phases.back().operations().back();
+  const bool in_place = parts_.phases.back().team_operation() == nullptr &&
+                        last.writes == std::vector<int>{output} && last.reads.size() == 1;
+  if (!in_place) return;
+  Value& source = parts_.values[last.reads[0]];
+  const Value& result = parts_.values[output];
+  const bool same = source.width == result.width && source.domain == result.domain;
+  if (same && source.reads == 1) source.in_logits = true;
 }
 
 std::unique_ptr<Program> ProgramBuilder::finish(int output, int vocabulary) {
   require(value(output).domain == Domain::selected, "the logits must be of selected rows");
   require(vocabulary > 0 && vocabulary <= embedded_, "more token ids than embeddings");
   parts_.output = output;
-  parts_.values[output].last_phase = -1;
-  parts_.values[output].first_phase = -1;  // lies in the caller's array
+  place_output(output);
   parts_.limits.vocabulary = vocabulary;
   return std::make_unique<Program>(std::move(parts_));
 }

@@ -21,8 +21,8 @@ struct NormSpec {
   bool layer;
   int heads;
   float epsilon;
-  int weights;       // a vector
-  int biases;        // a vector, or -1
+  int weights;  // a vector
+  int biases;   // a vector, or -1
 };
 
 // bits 32: the input stays float; 8: rounded, one scale per `group` inputs (0: per row).
@@ -98,6 +98,7 @@ class ProgramBuilder {
   void push(RowOperation operation);
   void push(std::unique_ptr<TeamOperation> operation);
   void mark(const Operation& operation);
+  void place_output(int output);
 
   ProgramParts parts_;
   const AttentionKernels& attention_;

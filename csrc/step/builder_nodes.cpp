@@ -33,7 +33,8 @@ int ProgramBuilder::position_embed(int x, int matrix_id, int offset) {
   parts_.limits.positions =
       std::min<std::int64_t>(parts_.limits.positions, table.outputs() - offset);
   const int out = new_value(Domain::rows, value(x).width);
-  push(slipstream::position_embed(place(Domain::rows), table, offset, x, out, linear_, elementwise_));
+  push(slipstream::position_embed(place(Domain::rows), table, offset, x, out, linear_,
+                                  elementwise_));
   return out;
 }
 
@@ -72,9 +73,9 @@ LinearSource ProgramBuilder::source(int x, const std::vector<const PackedMatrix*
   LinearSource source{x};
   source.inputs = value(x).width;
   for (const PackedMatrix* matrix : matrices) {
-    require(matrix->inputs() == source.inputs,
-            "a matrix of " + std::to_string(matrix->inputs()) + " inputs meets a width of " +
-                std::to_string(source.inputs));
+    require(matrix->inputs() == source.inputs, "a matrix of " + std::to_string(matrix->inputs()) +
+                                                   " inputs meets a width of " +
+                                                   std::to_string(source.inputs));
   }
   require(spec.bits == 8 || spec.bits == 32, "activations have 8 or 32 bits");
   if (spec.bits == 32) return source;
@@ -131,8 +132,8 @@ int ProgramBuilder::gated_linear(int x, int gate, int up, Activation kind,
   part.up = &matrix(up);
   part.kind = kind;
   part.out = new_value(domain, part.matrix->outputs());
-  push(std::make_unique<LinearOperation>(node_, domain, from, std::vector<LinearPart>{part}, linear_,
-                                         parts_.team->size()));
+  push(std::make_unique<LinearOperation>(node_, domain, from, std::vector<LinearPart>{part},
+                                         linear_, parts_.team->size()));
   return part.out;
 }
 
@@ -182,8 +183,7 @@ int ProgramBuilder::attention(int queries, int keys, int values, const Attention
   }
   AttentionOptions options;
   options.layer = static_cast<int>(parts_.kv_layers.size());
-  options.shape = {spec.head_dim, spec.scale, spec.soft_cap,
-                   parts_.kv_type == KVType::bfloat16};
+  options.shape = {spec.head_dim, spec.scale, spec.soft_cap, parts_.kv_type == KVType::bfloat16};
   options.kernels = &attention_;
   options.plan = attention_plan({spec.kv_heads, spec.heads / spec.kv_heads, spec.window});
   parts_.kv_layers.push_back({spec.kv_heads, spec.head_dim});

@@ -100,7 +100,8 @@ void LinearOperation::run(const Step& step, int thread) {
       kernels_.multiply(input, {part.matrix, part.bias, y.data, y.stride}, work.range,
                         scratch_[thread]);
     } else {
-      const GatedProduct product{part.matrix, part.up, nullptr, nullptr, part.kind, y.data, y.stride};
+      const GatedProduct product{part.matrix, part.up, nullptr, nullptr,
+                                 part.kind,   y.data,  y.stride};
       kernels_.multiply_gated(input, product, work.range, scratch_[thread]);
     }
   }

@@ -24,8 +24,7 @@ struct Step {
   const std::vector<Value>& values;
   Buffers& buffers;
   Team& team;
-  int output;     // the value that is the step's result …
-  float* logits;  // … and the caller's array that takes it, dense
+  float* logits;  // the caller's array that takes the result, dense
 
   int rows_in(Domain domain) const {
     return domain == Domain::rows ? batch.rows : batch.logit_count;
@@ -71,7 +70,7 @@ struct TeamOperation : Operation {
 template <class T = float>
 Rows<T> rows_of(const Step& step, int id) {
   const Value& value = step.values[id];
-  if (id == step.output) return {reinterpret_cast<T*>(step.logits), value.width};
+  if (value.in_logits) return {reinterpret_cast<T*>(step.logits), value.width};
   return {reinterpret_cast<T*>(step.buffers.at(value)),
           static_cast<std::ptrdiff_t>(value.row_bytes / sizeof(T))};
 }

@@ -74,8 +74,7 @@ Step Program::begin(const Batch& batch, KV& kv, float* logits) {
   }
   buffers_.reserve(batch.rows, batch.logit_count);
   for (auto& plan : parts_.attention_plans) plan->make(batch, places_, threads());
-  const Step step{batch,        places_, kv,    parts_.values, buffers_,
-                  *parts_.team, parts_.output, logits};
+  const Step step{batch, places_, kv, parts_.values, buffers_, *parts_.team, logits};
   for (Phase& phase : parts_.phases) phase.prepare(step);
   return step;
 }

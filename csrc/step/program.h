@@ -27,8 +27,8 @@ struct Weights {
 };
 
 struct ProgramLimits {
-  int vocabulary;        // token ids below it
-  int positions;         // positions below it (learned positions), or the largest int
+  int vocabulary;  // token ids below it
+  int positions;   // positions below it (learned positions), or the largest int
 };
 
 struct ProgramParts {
@@ -63,7 +63,8 @@ class Program {
   // range or a KV of another program's shape. One step at a time; others wait.
   void step(const Batch& batch, KV& kv, float* logits);
   // The same; nanoseconds[node] += what each node took on the calling thread.
-  void step_timed(const Batch& batch, KV& kv, float* logits, std::vector<std::int64_t>& nanoseconds);
+  void step_timed(const Batch& batch, KV& kv, float* logits,
+                  std::vector<std::int64_t>& nanoseconds);
   // The same; fills the captures.
   void step_captured(const Batch& batch, KV& kv, float* logits,
                      const std::vector<Capture>& captures);

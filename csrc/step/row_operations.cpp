@@ -26,20 +26,22 @@ int width_of(const Step& step, int value) { return step.values[value].width; }
 
 RowOperation embed(Place place, const PackedMatrix& matrix, float scale, int out,
                    const LinearKernels& linear, const ElementwiseKernels& elementwise) {
-  return row_by_row(place, {}, {out}, [=, &matrix, &linear, &elementwise](const Step& step, int row) {
-    float* y = rows_of(step, out)[row];
-    linear.embed_row(matrix, step.batch.ids[row], y);
-    if (scale != 1.0f) elementwise.scale(scale, y, y, width_of(step, out));
-  });
+  return row_by_row(place, {}, {out},
+                    [=, &matrix, &linear, &elementwise](const Step& step, int row) {
+                      float* y = rows_of(step, out)[row];
+                      linear.embed_row(matrix, step.batch.ids[row], y);
+                      if (scale != 1.0f) elementwise.scale(scale, y, y, width_of(step, out));
+                    });
 }
 
 RowOperation position_embed(Place place, const PackedMatrix& matrix, int offset, int x, int out,
                             const LinearKernels& linear, const ElementwiseKernels& elementwise) {
-  return row_by_row(place, {x}, {out}, [=, &matrix, &linear, &elementwise](const Step& step, int row) {
-    float* y = rows_of(step, out)[row];
-    linear.embed_row(matrix, step.places.position[row] + offset, y);
-    elementwise.add(rows_of(step, x)[row], y, y, width_of(step, out));
-  });
+  return row_by_row(place, {x}, {out},
+                    [=, &matrix, &linear, &elementwise](const Step& step, int row) {
+                      float* y = rows_of(step, out)[row];
+                      linear.embed_row(matrix, step.places.position[row] + offset, y);
+                      elementwise.add(rows_of(step, x)[row], y, y, width_of(step, out));
+                    });
 }
 
 RowOperation norm(Place place, const NormShape& shape, int x, int out, const NormKernels& kernels) {
@@ -71,8 +73,8 @@ RowOperation fill_rotary_table(Place place, std::shared_ptr<const RotaryTable> t
   });
 }
 
-RowOperation rotate(Place place, std::shared_ptr<const RotaryTable> table,
-                    const RotaryShape& shape, int x, int out, const RotaryKernels& kernels) {
+RowOperation rotate(Place place, std::shared_ptr<const RotaryTable> table, const RotaryShape& shape,
+                    int x, int out, const RotaryKernels& kernels) {
   const int value = table->value;
   return row_by_row(place, {x, value}, {out}, [=, &kernels](const Step& step, int row) {
     const float* cosines = rows_of(step, value)[row];

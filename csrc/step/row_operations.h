@@ -35,8 +35,8 @@ RowOperation norm(Place place, const NormShape& shape, int x, int out, const Nor
 RowOperation add_norm(Place place, const NormShape& shape, int residual, int delta, int sum,
                       int out, const NormKernels& kernels);
 RowOperation fill_rotary_table(Place place, std::shared_ptr<const RotaryTable> table);
-RowOperation rotate(Place place, std::shared_ptr<const RotaryTable> table,
-                    const RotaryShape& shape, int x, int out, const RotaryKernels& kernels);
+RowOperation rotate(Place place, std::shared_ptr<const RotaryTable> table, const RotaryShape& shape,
+                    int x, int out, const RotaryKernels& kernels);
 RowOperation activate(Place place, Activation kind, int x, int out, const LinearKernels& kernels);
 RowOperation gate(Place place, Activation kind, int gate, int up, int out,
                   const LinearKernels& kernels);

@@ -16,9 +16,10 @@ inline void pause_core() {
 }
 
 // A thread that waits spins, then sleeps. It never yields: on a crowded machine that costs a whole
-// time slice of the others (4 ms), where a sleeper is woken at once. Longer spins cost the same way:
-// with 2 threads on 2 cores that 6 other processes want, a token of SmolLM2 took 25 ms with 200 or
-// 600 pauses, 32 with 2000, 51 with 6000. A pause is about 18 ns (Zen 3), most waits are under 10 µs.
+// time slice of the others (4 ms), where a sleeper is woken at once. Longer spins cost the same
+// way: with 2 threads on 2 cores that 6 other processes want, a token of SmolLM2 took 25 ms with
+// 200 or 600 pauses, 32 with 2000, 51 with 6000. A pause is about 18 ns (Zen 3), most waits are
+// under 10 µs.
 constexpr int kBarrierSpins = 1000;
 constexpr int kIdleSpins = 3000;
 

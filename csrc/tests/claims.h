@@ -5,10 +5,10 @@
 
 inline int failed_claims = 0;
 
-#define CLAIM(condition)                                                      \
-  do {                                                                        \
-    if (!(condition)) {                                                       \
+#define CLAIM(condition)                                                           \
+  do {                                                                             \
+    if (!(condition)) {                                                            \
       std::fprintf(stderr, "%s:%d: not so: %s\n", __FILE__, __LINE__, #condition); \
-      ++failed_claims;                                                        \
-    }                                                                         \
+      ++failed_claims;                                                             \
+    }                                                                              \
   } while (false)

@@ -28,7 +28,8 @@ struct Head {
   std::vector<std::int32_t> table;
   std::size_t half_bytes;
 
-  Head(AttentionShape shape, int positions, const AttentionKernels& kernels) : shape(shape), positions(positions) {
+  Head(AttentionShape shape, int positions, const AttentionKernels& kernels)
+      : shape(shape), positions(positions) {
     std::mt19937 random(positions);
     std::normal_distribution<float> normal;
     for (int i = 0; i < positions * shape.head_dim; ++i) {
@@ -41,8 +42,8 @@ struct Head {
     pages.assign(2 * half_bytes * count, std::byte{0xff});  // NaN wherever nothing is written
     for (int p = 0; p < positions; ++p) {
       std::byte* page = pages.data() + 2 * half_bytes * table[p / kTile];
-      kernels.write(shape, &keys[p * shape.head_dim], &values[p * shape.head_dim],
-                                   page, page + half_bytes, p % kTile);
+      kernels.write(shape, &keys[p * shape.head_dim], &values[p * shape.head_dim], page,
+                    page + half_bytes, p % kTile);
     }
   }
 
