@@ -44,7 +44,7 @@ HeadPages AttentionOperation::pages_of(const Step& step, const AttentionTask& ta
   HeadPages pages;
   pages.keys = step.kv.keys(options_.layer, 0) + head_bytes * task.kv_head;
   pages.values = step.kv.values(options_.layer, 0) + head_bytes * task.kv_head;
-  pages.page_bytes = step.kv.page_bytes(options_.layer);
+  pages.page_bytes = step.kv.page_bytes();
   pages.pages = step.batch.pages_of(task.sequence);
   return pages;
 }

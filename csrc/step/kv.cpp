@@ -8,17 +8,15 @@ KV::KV(const std::vector<KVLayer>& layers, KVType type, int page_count)
     : layers_(layers), type_(type), page_count_(page_count) {
   if (page_count < 1) throw std::invalid_argument("page_count must be at least 1");
   const std::size_t element = type == KVType::float32 ? 4 : 2;
-  std::size_t total = 0;
+  offsets_.push_back(0);
   for (const KVLayer& layer : layers) {
-    offsets_.push_back(total);
-    page_bytes_.push_back(2 * layer.page_elements() * element);
-    const std::size_t most = (std::size_t{1} << 46) - total;
-    if (page_bytes_.back() > most / page_count) {
-      throw std::invalid_argument("page_count is more than any machine can hold");
-    }
-    total += page_bytes_.back() * page_count;
+    offsets_.push_back(offsets_.back() + 2 * layer.page_elements() * element);
   }
-  memory_ = AlignedBuffer(total);
+  page_bytes_ = offsets_.back();
+  if (page_bytes_ > (std::size_t{1} << 46) / page_count) {
+    throw std::invalid_argument("page_count is more than any machine can hold");
+  }
+  memory_ = AlignedBuffer(page_bytes_ * page_count);
 }
 
 bool KV::fits(const std::vector<KVLayer>& layers, KVType type) const {
@@ -31,9 +29,11 @@ bool KV::fits(const std::vector<KVLayer>& layers, KVType type) const {
 }
 
 std::byte* KV::keys(int layer, int page) {
-  return memory_.data() + offsets_[layer] + page_bytes_[layer] * page;
+  return memory_.data() + page_bytes_ * page + offsets_[layer];
 }
 
-std::byte* KV::values(int layer, int page) { return keys(layer, page) + page_bytes_[layer] / 2; }
+std::byte* KV::values(int layer, int page) {
+  return keys(layer, page) + (offsets_[layer + 1] - offsets_[layer]) / 2;
+}
 
 }  // namespace slipstream

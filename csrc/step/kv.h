@@ -1,7 +1,9 @@
-// Storage of keys and values in pages of 64 positions, one run of pages for each layer.
+// Storage of keys and values in pages of 64 positions. A page holds them for every layer, so that a
+// sequence touches no more memory than its pages.
 //
-//   a page of one layer:  keys   [kv_heads][head_dim][64]   transposed: a lane is a position
-//                         values [kv_heads][64][head_dim]
+//   | page 0: layer 0 | layer 1 | … | page 1: layer 0 | …
+//   a layer of a page:  keys   [kv_heads][head_dim][64]   transposed: a lane is a position
+//                       values [kv_heads][64][head_dim]
 //
 // Elements are float32 or bfloat16 (rounded to nearest even when written).
 #pragma once
@@ -35,15 +37,15 @@ class KV {
   KVType type() const { return type_; }
   bool fits(const std::vector<KVLayer>& layers, KVType type) const;
 
-  // From the keys of one page to those of the next.
-  std::size_t page_bytes(int layer) const { return page_bytes_[layer]; }
+  // From the keys of one page to those of the next, in every layer.
+  std::size_t page_bytes() const { return page_bytes_; }
   std::byte* keys(int layer, int page);
   std::byte* values(int layer, int page);
 
  private:
   std::vector<KVLayer> layers_;
-  std::vector<std::size_t> offsets_;     // [layers] where a layer's pages begin
-  std::vector<std::size_t> page_bytes_;  // [layers] keys and values of one page
+  std::vector<std::size_t> offsets_;  // [layers + 1] where a layer's keys begin in a page
+  std::size_t page_bytes_;
   KVType type_;
   int page_count_;
   AlignedBuffer memory_;
