@@ -7,8 +7,11 @@ namespace {
 
 // Rows that one task multiplies: their rounded inputs and outputs stay in the second-level cache.
 constexpr std::int64_t kRowChunk = 128;
-// Tasks per thread and linear: enough to even out a disturbed core, few enough to stream.
+// Tasks per thread and linear: enough to even out a disturbed core; each prepares its rows anew,
+// which for a single row is a few hundredths of a task.
 constexpr std::int64_t kTasksPerThread = 8;
+constexpr std::int64_t kTasksPerThreadFewRows = 4;
+constexpr std::int64_t kFewRows = 4;
 
 std::int64_t divide_up(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 
@@ -55,8 +58,9 @@ void LinearOperation::prepare(const Step& step) {
   const std::int64_t rows = step.rows_in(domain_);
   row_chunk_ = std::max<std::int64_t>(1, std::min(rows, kRowChunk));
   const std::int64_t row_chunks = divide_up(rows, row_chunk_);
+  const std::int64_t per_thread = rows > kFewRows ? kTasksPerThread : kTasksPerThreadFewRows;
   const std::int64_t wanted = std::max<std::int64_t>(
-      1, divide_up(kTasksPerThread * step.team.size(), std::max<std::int64_t>(1, row_chunks)));
+      1, divide_up(per_thread * step.team.size(), std::max<std::int64_t>(1, row_chunks)));
   panel_chunk_ = divide_up(panels_, wanted);
   chunk_starts_.assign(1, 0);
   for (const LinearPart& part : parts_) {
