@@ -11,7 +11,7 @@ from slipstream.backends.reference import compile_reference
 from slipstream.compress import calibrate as calibrate_module
 from slipstream.compress.calibrate import calibrate, calibration_passes
 from slipstream.compress.recipe import Recipe, Roles, Rule, fitting_group, plan
-from slipstream.compress.run import calibrated_groups, groups_of, overlay, quantize_weights
+from slipstream.compress.run import Memo, calibrated_groups, groups_of, overlay, quantize_weights
 from slipstream.errors import NumericError
 from slipstream.formats.tensor import Affine, AffineTensor, DenseTensor
 from slipstream.graph.ops import Activations
@@ -192,3 +192,21 @@ def test_a_layer_that_fails_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyP
     hessians.store("somewhere.weight", np.full((16, 16), np.nan, np.float32))
     with pytest.raises(NumericError, match=r"somewhere\.weight"):
         hessians.factor("somewhere.weight", 0.01, True)
+
+
+def test_recipes_that_share_a_step_round_it_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blueprint = tiny()
+    weights = random_weights(blueprint)
+    groups = calibrated_groups(blueprint.graph, weights, [INT4])
+    hessians = calibrate(compile_reference(blueprint.graph, weights), text(), groups, tmp_path)
+    finer = Recipe((Rule("*.down_proj.weight", Affine(8, None)), *INT4.rules))
+    alone = quantize_weights(blueprint.graph, weights, finer, hessians)
+    memo: Memo = {}
+    first = quantize_weights(blueprint.graph, weights, INT4, hessians, memo=memo)
+    shared = quantize_weights(blueprint.graph, weights, finer, hessians, memo=memo)
+    for name, tensor in shared.items():
+        assert (tensor is first[name]) == ("down_proj" not in name)
+        assert np.array_equal(tensor.dequantize(), alone[name].dequantize())
+    assert set(shared) == set(alone)

@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from slipstream.backends.batch import KV, PAGE_SIZE, Program, single
+from slipstream.backends.batch import PAGE_SIZE, Program, single
 from slipstream.compress.passes.gptq import Factor, factor_hessian
+from slipstream.compress.recipe import Roles
 from slipstream.errors import NumericError
 from slipstream.graph import ops
 from slipstream.graph.graph import Graph
@@ -114,9 +115,8 @@ def calibrate(
     _claim(folder, chunks)
     hessians = Hessians(folder)
     missing = [group for group in groups if group.key not in hessians]
-    kv = program.new_kv(-(-chunks.shape[1] // PAGE_SIZE))
     for part in parts_of(missing, chunks.shape[1], memory_bytes):
-        sums = _sum_products(program, chunks, part, kv, on_tokens)
+        sums = _sum_products(program, chunks, part, on_tokens)
         for group in part:
             hessians.store(group.key, sums[group.key])
     return hessians
@@ -150,7 +150,6 @@ def _sum_products(
     program: Program,
     chunks: NDArray[np.int32],
     part: Sequence[InputGroup],
-    kv: KV,
     on_tokens: OnTokens | None,
 ) -> dict[str, NDArray[np.float32]]:
     """Mean of x xᵀ over all rows, float32 [I, I] for each group.
@@ -159,8 +158,11 @@ def _sum_products(
     dozen additions is far below the damping.
     """
     sums = {group.key: np.zeros((group.width, group.width), np.float32) for group in part}
+    kv = program.new_kv(-(-chunks.shape[1] // PAGE_SIZE))
+    roles = Roles.of(program.graph).by_weight
+    with_head = any("head" in roles[key] for key in sums)  # it sees only rows with logits
     for chunk in chunks:
-        captured = program.capture(single(chunk, all_logits=True), kv, tuple(sums))
+        captured = program.capture(single(chunk, all_logits=with_head), kv, tuple(sums))
         for key in sums:
             x = captured.pop(key)
             x = x * np.float32((len(x) * len(chunks)) ** -0.5)

@@ -19,6 +19,9 @@ from slipstream.formats.tensor import AffineTensor, Tensor
 from slipstream.graph.graph import Graph
 
 OnWeight = Callable[[str], None]  # told the name of each weight when it is done
+# What was rounded before, by everything that decides the outcome: recipes that share it need not
+# round it again, and get the very same codes.
+Memo = dict[tuple[object, ...], dict[str, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,7 @@ class _Source:
     weights: Mapping[str, Tensor]
     recipe: Recipe
     hessians: Hessians | None
+    memo: Memo
 
 
 def quantize_weights(
@@ -36,13 +40,16 @@ def quantize_weights(
     recipe: Recipe,
     hessians: Hessians | None = None,
     on_weight: OnWeight | None = None,
+    *,
+    memo: Memo | None = None,
 ) -> dict[str, Tensor]:
     """The tensors that `recipe` changes, by name.
 
+    `memo` is for several recipes over the same weights and Hessians: it is read and added to.
     `hessians` must hold the groups of all GPTQ weights (KeyError names the one it lacks). A layer
     that cannot be quantized is named in a NumericError.
     """
-    source = _Source(weights, recipe, hessians)
+    source = _Source(weights, recipe, hessians, {} if memo is None else memo)
     changed: dict[str, Tensor] = {}
     for steps, group in _by_group(plan(recipe, graph, weights), groups_of(graph, weights)):
         for name, tensor in _quantize_group(steps, group, source).items():
@@ -93,19 +100,34 @@ def _quantize_group(
     steps: Sequence[Step], group: InputGroup | None, source: _Source
 ) -> dict[str, Tensor]:
     """The steps of one group; GPTQ steps with equal settings run stacked, since rows are apart."""
-    changed: dict[str, Tensor] = {}
-    stacks: dict[Step, list[Step]] = {}
+    stacks: dict[object, list[Step]] = {}
     for step in steps:
-        assert step.format is not None
-        if step.method == "gptq":
-            stacks.setdefault(Step("", step.format, step.method, step.clip), []).append(step)
-        else:
-            weight = _dense(source, step.weight)
-            changed[step.weight] = round_to_nearest(weight, step.format, step.clip)
+        alone = step.weight if step.method == "rtn" else ""
+        stacks.setdefault((alone, step.format, step.method, step.clip), []).append(step)
+    changed: dict[str, Tensor] = {}
     for alike in stacks.values():
-        assert group is not None, "only linears are calibrated"
-        changed.update(_gptq_stack(alike, group, source))
+        changed.update(_remembered(alike, group, source))
     return changed
+
+
+def _remembered(
+    alike: Sequence[Step], group: InputGroup | None, source: _Source
+) -> dict[str, Tensor]:
+    """One stack, rounded unless the memo has it."""
+    recipe = source.recipe
+    key = (*alike, recipe.damping, recipe.act_order)
+    if key not in source.memo:
+        if alike[0].method == "gptq":
+            assert group is not None, "only linears are calibrated"
+            source.memo[key] = _gptq_stack(alike, group, source)
+        else:
+            source.memo[key] = {step.weight: _round(step, source) for step in alike}
+    return source.memo[key]
+
+
+def _round(step: Step, source: _Source) -> Tensor:
+    assert step.format is not None
+    return round_to_nearest(_dense(source, step.weight), step.format, step.clip)
 
 
 def _gptq_stack(steps: Sequence[Step], group: InputGroup, source: _Source) -> dict[str, Tensor]:

@@ -16,7 +16,7 @@ import numpy as np
 from slipstream.backends.batch import PAGE_SIZE, Program, single
 from slipstream.compress.calibrate import Hessians
 from slipstream.compress.recipe import Recipe
-from slipstream.compress.run import OnWeight, overlay, quantize_weights
+from slipstream.compress.run import Memo, OnWeight, overlay, quantize_weights
 from slipstream.formats.tensor import AffineTensor, Tensor
 from slipstream.graph import ops
 from slipstream.graph.graph import Graph
@@ -58,9 +58,12 @@ def build(
     on_weight: OnWeight | None = None,
     *,
     original: bool = False,
+    memo: Memo | None = None,
 ) -> Built:
     """Quantizes by `recipe`, compiles, runs one prompt. NumericError names a layer that fails."""
-    changed = quantize_weights(subject.graph, subject.weights, recipe, hessians, on_weight)
+    changed = quantize_weights(
+        subject.graph, subject.weights, recipe, hessians, on_weight, memo=memo
+    )
     weights = overlay(subject.weights, changed)
     names = subject.graph.weight_names()
     size = sum(weights[name].size_bytes for name in names)

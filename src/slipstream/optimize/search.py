@@ -15,7 +15,7 @@ from typing import Any
 from slipstream.bench.offline import measure_speed
 from slipstream.compress.calibrate import Hessians, calibrate, calibration_passes
 from slipstream.compress.recipe import Recipe
-from slipstream.compress.run import calibrated_groups
+from slipstream.compress.run import Memo, calibrated_groups
 from slipstream.errors import NumericError
 from slipstream.evaluate.divergence import Baseline, baseline_for
 from slipstream.evaluate.evaluation import evaluate_baseline, evaluate_program
@@ -77,6 +77,7 @@ class Search:
         self.served = served_form(subject.graph, subject.weights)
         self.kept: dict[str, Built] = {}
         self.kept_bytes = 0
+        self.memo: Memo = {}
         self.slowest_s = {False: 0.0, True: 0.0}  # that a candidate took; by whether calibrated
         self.measured = 0
         self._hessians: Hessians | None = None
@@ -211,7 +212,10 @@ class Search:
         weights = len(self.subject.graph.weight_names())
         advance = self.watcher.begin(f"quantizing {candidate.name}", weights)
         original = candidate == as_stored(A32)
-        built = build(self.subject, recipe, hessians, lambda _: advance(1), original=original)
+        memo = self.memo if self.kept_bytes < self.settings.keep_bytes else None
+        built = build(
+            self.subject, recipe, hessians, lambda _: advance(1), original=original, memo=memo
+        )
         cost = built.memory_bytes + sum(tensor.size_bytes for tensor in built.changed.values())
         if self.kept_bytes + cost <= self.settings.keep_bytes:
             self.kept[candidate.name] = built
