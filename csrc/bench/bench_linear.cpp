@@ -1,13 +1,14 @@
 // Times the linear kernels: bytes of weights per second and multiply-adds per second, by shape,
 // format, rows and threads.
 //
-//   bench_linear [--isa NAME] [--threads N] [--rows 1,4,512] [--shapes 576x1536,…] [--formats …] [--seconds S]
+//   bench_linear [--isa NAME] [--threads N] [--rows 1,4,512] [--shapes 576x1536,…] [--formats …]
+//   [--seconds S]
 //
 // Formats: int4, int4min (f16 scales and minimums, group 32), int4g128, int8, f32in (int4min with
 // float32 rows), bf16, f32. Each line is the best of the repetitions that fit in the time: what the
 // kernel can do when left alone. The weights of one run rotate over enough copies to leave the
-// caches (--cached keeps one copy). Time is the thread's own processor time with --busy, for machines
-// that others use too; else the clock on the wall.
+// caches (--cached keeps one copy). Time is the thread's own processor time with --busy, for
+// machines that others use too; else the clock on the wall.
 #include <time.h>
 
 #include <algorithm>
@@ -28,7 +29,8 @@ struct Options {
   int threads = 1;
   std::vector<int64_t> rows = {1, 4, 16, 512};
   std::vector<std::string> shapes = {"576x1536", "1536x576", "2048x8192", "8192x2048"};
-  std::vector<std::string> formats = {"int4min", "int4", "int4g128", "int8", "f32in", "bf16", "f32"};
+  std::vector<std::string> formats = {"int4min", "int4", "int4g128", "int8",
+                                      "f32in",   "bf16", "f32"};
   double seconds = 0.3;
   bool cached = false;
   bool busy = false;
@@ -58,11 +60,16 @@ Options parse(int argc, char** argv) {
     }
     if (i + 1 == argc) std::exit(2);
     const std::string value = argv[++i];
-    if (name == "--isa") options.isa = isa_from_name(value).value();
-    else if (name == "--threads") options.threads = std::stoi(value);
-    else if (name == "--shapes") options.shapes = split(value);
-    else if (name == "--formats") options.formats = split(value);
-    else if (name == "--seconds") options.seconds = std::stod(value);
+    if (name == "--isa")
+      options.isa = isa_from_name(value).value();
+    else if (name == "--threads")
+      options.threads = std::stoi(value);
+    else if (name == "--shapes")
+      options.shapes = split(value);
+    else if (name == "--formats")
+      options.formats = split(value);
+    else if (name == "--seconds")
+      options.seconds = std::stod(value);
     else if (name == "--rows") {
       options.rows.clear();
       for (const std::string& rows : split(value)) options.rows.push_back(std::stoll(rows));
@@ -170,7 +177,8 @@ void bench(const Options& options) {
   std::printf("%-9s %-10s %-9s %5s %3s %10s %8s %8s\n", "isa", "in x out", "format", "rows", "thr",
               "us", "GB/s", "GMAC/s");
   for (const std::string& shape : options.shapes) {
-    const int64_t inputs = std::stoll(shape), outputs = std::stoll(shape.substr(shape.find('x') + 1));
+    const int64_t inputs = std::stoll(shape),
+                  outputs = std::stoll(shape.substr(shape.find('x') + 1));
     for (const std::string& format : options.formats)
       for (const int64_t rows : options.rows) {
         const int64_t group = format_of(format).group;

@@ -4,8 +4,9 @@
 //
 //   weights    Bytes load_bytes(p); low_nibbles(b) high_nibbles(b) → codes 0 … 15
 //   rows       Quad load_quad(p): four activations, given to every lane
-//   4 bits     NibbleSum start(w, a), add(sum, w, a): at most kNibbleSteps steps, then widen(sum) → i32x16
-//   8 bits     SignedBytes signed_bytes(b); start(w, a), add(sum, w, a) → i32x16: Σ (q + kSignedOffset)·a
+//   4 bits     NibbleSum start(w, a), add(sum, w, a): at most kNibbleSteps steps, then widen(sum) →
+//   i32x16 8 bits     SignedBytes signed_bytes(b); start(w, a), add(sum, w, a) → i32x16: Σ (q +
+//   kSignedOffset)·a
 #pragma once
 
 #include "isa/vec.h"

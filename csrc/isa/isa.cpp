@@ -24,8 +24,7 @@ struct Registers {
 
 Registers cpuid(unsigned leaf, unsigned subleaf) {
   Registers out;
-  if (__get_cpuid_max(0, nullptr) >= leaf)
-    __cpuid_count(leaf, subleaf, out.a, out.b, out.c, out.d);
+  if (__get_cpuid_max(0, nullptr) >= leaf) __cpuid_count(leaf, subleaf, out.a, out.b, out.c, out.d);
   return out;
 }
 
@@ -90,10 +89,14 @@ bool isa_supported(Isa isa) {
 #if defined(SLIPSTREAM_X86)
   static const bool avx2 = avx2_supported(), avx512 = avx512_supported(), amx = amx_supported();
   switch (isa) {
-    case Isa::portable: return true;
-    case Isa::avx2: return avx2;
-    case Isa::avx512: return avx512;
-    case Isa::amx: return amx;
+    case Isa::portable:
+      return true;
+    case Isa::avx2:
+      return avx2;
+    case Isa::avx512:
+      return avx512;
+    case Isa::amx:
+      return amx;
   }
   return false;
 #else

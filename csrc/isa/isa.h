@@ -30,17 +30,26 @@ Isa detect();
 // The function tables of one kernel, one per set, and the function that picks among them:
 //
 //   SLIPSTREAM_DECLARE_TABLES(LinearKernels, linear_table)   // in namespace slipstream, in a .cpp
-//   const LinearKernels& linear_kernels(Isa isa) { return SLIPSTREAM_PICK_TABLE(isa, linear_table); }
+//   const LinearKernels& linear_kernels(Isa isa) { return SLIPSTREAM_PICK_TABLE(isa, linear_table);
+//   }
 //
 // and in the source compiled per set:
 //
 //   namespace slipstream::SLIPSTREAM_ISA { extern const LinearKernels linear_table = {...}; }
 #if defined(SLIPSTREAM_X86)
-#define SLIPSTREAM_DECLARE_TABLES(Type, name)    \
-  namespace portable { extern const Type name; } \
-  namespace avx2 { extern const Type name; }     \
-  namespace avx512 { extern const Type name; }   \
-  namespace amx { extern const Type name; }
+#define SLIPSTREAM_DECLARE_TABLES(Type, name) \
+  namespace portable {                        \
+  extern const Type name;                     \
+  }                                           \
+  namespace avx2 {                            \
+  extern const Type name;                     \
+  }                                           \
+  namespace avx512 {                          \
+  extern const Type name;                     \
+  }                                           \
+  namespace amx {                             \
+  extern const Type name;                     \
+  }
 #define SLIPSTREAM_PICK_TABLE(isa, name)               \
   ((isa) == ::slipstream::Isa::amx      ? amx::name    \
    : (isa) == ::slipstream::Isa::avx512 ? avx512::name \
@@ -48,6 +57,8 @@ Isa detect();
                                         : portable::name)
 #else
 #define SLIPSTREAM_DECLARE_TABLES(Type, name) \
-  namespace portable { extern const Type name; }
+  namespace portable {                        \
+  extern const Type name;                     \
+  }
 #define SLIPSTREAM_PICK_TABLE(isa, name) ((void)(isa), portable::name)
 #endif

@@ -141,9 +141,7 @@ SLIPSTREAM_INLINE float max_of(f32x16 a) {
   return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
 }
 SLIPSTREAM_INLINE __m256i low_half(i32x16 a) { return _mm512_castsi512_si256(a.v); }
-SLIPSTREAM_INLINE __m256i high_half(i32x16 a) {
-  return _mm256_castps_si256(high_half(as_f32(a)));
-}
+SLIPSTREAM_INLINE __m256i high_half(i32x16 a) { return _mm256_castps_si256(high_half(as_f32(a))); }
 SLIPSTREAM_INLINE int32_t max_of_i32(i32x16 a) {
   const __m256i eight = _mm256_max_epi32(low_half(a), high_half(a));
   __m128i four = _mm_max_epi32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256(eight, 1));

@@ -17,8 +17,8 @@ struct mask16 {
   bool lane[16];
 };
 
-#define SLIPSTREAM_EACH_LANE(Type, expression)        \
-  Type out;                                           \
+#define SLIPSTREAM_EACH_LANE(Type, expression)           \
+  Type out;                                              \
   for (int i = 0; i < 16; ++i) out.lane[i] = expression; \
   return out
 

@@ -65,7 +65,8 @@ int64_t merge_group(const PackedMatrix& matrix, int64_t activation_group) {
   const bool weights_divide = activations == inputs || activations % weights == 0;
   const bool activations_divide = weights == inputs || weights % activations == 0;
   if (weights < activations ? !weights_divide : !activations_divide)
-    throw std::invalid_argument("neither the weight's group nor the activation's divides the other");
+    throw std::invalid_argument(
+        "neither the weight's group nor the activation's divides the other");
   return weights < activations ? weights : activations;
 }
 

@@ -4,7 +4,8 @@
 // the instruction set, the tile, the ranges or who else is in the batch:
 //
 //   int8 input   acc = 0; for each merge group g ascending:
-//                  acc = fma(float(Σ a·q), sw·sa, acc); with minimums acc = fma(min, sa·float(Σ a), acc)
+//                  acc = fma(float(Σ a·q), sw·sa, acc); with minimums acc = fma(min, sa·float(Σ a),
+//                  acc)
 //                the sums are exact in int32 (4-bit symmetric: Σ a·(q - 8)); a merge group is the
 //                smaller of the weight's group and the activation's, and one must divide the other
 //   f32 input    acc = 0; for each input k ascending: acc = fma(w, x_k, acc), w in float32

@@ -1,8 +1,9 @@
 // float32 rows × weights of any format, compiled per instruction set: one fma chain per output, in
 // ascending order of inputs.
 //
-// Up to four rows decode the packed panel in registers, two panels at a time for one or two rows, so
-// that enough chains run side by side. More rows read the panel as float32 from scratch, a block of inputs at a time.
+// Up to four rows decode the packed panel in registers, two panels at a time for one or two rows,
+// so that enough chains run side by side. More rows read the panel as float32 from scratch, a block
+// of inputs at a time.
 #pragma once
 
 #include "kernels/linear_panel.h"
@@ -97,13 +98,12 @@ struct DirectTile {
       SLIPSTREAM_UNROLL(2)
       for (int p = 0; p < P; ++p) Decode::decode(panels[p].codes + k / n * 64, groups[p], w[p]);
       SLIPSTREAM_UNROLL(8)
-      for (int i = 0; i < n; ++i)
-        SLIPSTREAM_UNROLL(4)
-        for (int r = 0; r < R; ++r) {
-          const f32x16 value = set1(x.values[r * x.stride + k + i]);
-          SLIPSTREAM_UNROLL(2)
-          for (int p = 0; p < P; ++p) sums[r][p] = fma(w[p][i], value, sums[r][p]);
-        }
+      for (int i = 0; i < n; ++i) SLIPSTREAM_UNROLL(4)
+      for (int r = 0; r < R; ++r) {
+        const f32x16 value = set1(x.values[r * x.stride + k + i]);
+        SLIPSTREAM_UNROLL(2)
+        for (int p = 0; p < P; ++p) sums[r][p] = fma(w[p][i], value, sums[r][p]);
+      }
     }
     if (k < end) add_rest(panels, groups, x, k, end);
   }
@@ -189,11 +189,16 @@ inline void float_rows(const float* weights, int64_t inputs, const FloatRows& x,
       count -= 6;
     }
   switch (count) {
-    case 5: return float_tile<5>(weights, inputs, rows, x.stride, sums);
-    case 4: return float_tile<4>(weights, inputs, rows, x.stride, sums);
-    case 3: return float_tile<3>(weights, inputs, rows, x.stride, sums);
-    case 2: return float_tile<2>(weights, inputs, rows, x.stride, sums);
-    case 1: return float_tile<1>(weights, inputs, rows, x.stride, sums);
+    case 5:
+      return float_tile<5>(weights, inputs, rows, x.stride, sums);
+    case 4:
+      return float_tile<4>(weights, inputs, rows, x.stride, sums);
+    case 3:
+      return float_tile<3>(weights, inputs, rows, x.stride, sums);
+    case 2:
+      return float_tile<2>(weights, inputs, rows, x.stride, sums);
+    case 1:
+      return float_tile<1>(weights, inputs, rows, x.stride, sums);
   }
 }
 

@@ -22,18 +22,21 @@ class FloatProduct {
   }
 
   // How many panels, of `left`, one call of panels() takes.
-  int64_t panels_at_once(int64_t left) const {
-    return row_count_ <= 2 && left >= 2 ? 2 : 1;
-  }
+  int64_t panels_at_once(int64_t left) const { return row_count_ <= 2 && left >= 2 ? 2 : 1; }
 
   // All rows × `count` panels from `index` on; panel p goes to outs[p].
   void panels(int64_t index, int64_t count, const PanelOutput* outs) const {
     switch (matrix_.format().codes) {
-      case CodeFormat::f32: return panels_of<DecodeF32>(index, count, outs);
-      case CodeFormat::f16: return panels_of<DecodeF16>(index, count, outs);
-      case CodeFormat::bf16: return panels_of<DecodeBf16>(index, count, outs);
-      case CodeFormat::int8: return panels_of<DecodeInt8>(index, count, outs);
-      case CodeFormat::int4: return panels_of<DecodeInt4>(index, count, outs);
+      case CodeFormat::f32:
+        return panels_of<DecodeF32>(index, count, outs);
+      case CodeFormat::f16:
+        return panels_of<DecodeF16>(index, count, outs);
+      case CodeFormat::bf16:
+        return panels_of<DecodeBf16>(index, count, outs);
+      case CodeFormat::int8:
+        return panels_of<DecodeInt8>(index, count, outs);
+      case CodeFormat::int4:
+        return panels_of<DecodeInt4>(index, count, outs);
     }
   }
 
@@ -47,10 +50,14 @@ class FloatProduct {
       return row_count_ == 2 ? direct_tile<Decode, 2, 2>(matrix_, index, x_, outs)
                              : direct_tile<Decode, 1, 2>(matrix_, index, x_, outs);
     switch (row_count_) {
-      case 4: return direct_tile<Decode, 4, 1>(matrix_, index, x_, outs);
-      case 3: return direct_tile<Decode, 3, 1>(matrix_, index, x_, outs);
-      case 2: return direct_tile<Decode, 2, 1>(matrix_, index, x_, outs);
-      case 1: return direct_tile<Decode, 1, 1>(matrix_, index, x_, outs);
+      case 4:
+        return direct_tile<Decode, 4, 1>(matrix_, index, x_, outs);
+      case 3:
+        return direct_tile<Decode, 3, 1>(matrix_, index, x_, outs);
+      case 2:
+        return direct_tile<Decode, 2, 1>(matrix_, index, x_, outs);
+      case 1:
+        return direct_tile<Decode, 1, 1>(matrix_, index, x_, outs);
     }
   }
 

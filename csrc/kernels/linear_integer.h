@@ -151,8 +151,8 @@ void integer_tile(const Panel& panel, const Merging& merging, const IntegerRows&
     if constexpr (K::group_steps != 0)
       add_steps<Codes, R, K::group_steps, true>(codes, rows, x.stride, dot);
     else
-      dot_group<Codes, R>(codes, rows, x.stride,
-                          smaller(group_steps, steps_end - g * group_steps), dot);
+      dot_group<Codes, R>(codes, rows, x.stride, smaller(group_steps, steps_end - g * group_steps),
+                          dot);
     merge_group_of<K, R>(panel, weight_group, x, first * x.groups + g, dot, sums);
     codes += group_steps * Codes::step_bytes;
     rows += group_steps * kStepInputs;
@@ -178,9 +178,12 @@ void tiled_rows(const Panel& panel, const Merging& merging, const IntegerRows& x
   if constexpr (kTileRows > 4)
     for (; row + 4 <= rows.end; row += 4) integer_tile<K, 4>(panel, merging, x, row, out, ahead);
   switch (rows.end - row) {
-    case 3: return integer_tile<K, 3>(panel, merging, x, row, out, ahead);
-    case 2: return integer_tile<K, 2>(panel, merging, x, row, out, ahead);
-    case 1: return integer_tile<K, 1>(panel, merging, x, row, out, ahead);
+    case 3:
+      return integer_tile<K, 3>(panel, merging, x, row, out, ahead);
+    case 2:
+      return integer_tile<K, 2>(panel, merging, x, row, out, ahead);
+    case 1:
+      return integer_tile<K, 1>(panel, merging, x, row, out, ahead);
   }
 }
 
@@ -188,8 +191,8 @@ void tiled_rows(const Panel& panel, const Merging& merging, const IntegerRows& x
 template <class Codes>
 void integer_rows(const Panel& panel, const Merging& merging, const IntegerRows& x, Range rows,
                   const PanelOutput& out, int64_t ahead) {
-  const bool eights = merging.inputs == 8 * kStepInputs &&
-                      merging.groups * merging.inputs <= merging.inputs_padded;
+  const bool eights =
+      merging.inputs == 8 * kStepInputs && merging.groups * merging.inputs <= merging.inputs_padded;
   if (panel.minimums) {
     if (eights) return tiled_rows<Kind<Codes, true, 8>>(panel, merging, x, rows, out, ahead);
     return tiled_rows<Kind<Codes, true, 0>>(panel, merging, x, rows, out, ahead);

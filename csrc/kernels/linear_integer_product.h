@@ -76,8 +76,8 @@ class IntegerProduct {
     if (x.groups != groups) scales = spread_scales(x, rows, scales_memory);
     const int32_t* sums = x.sums + rows.begin * groups;
     if (x.sum_groups != groups) sums = merge_sums(x, rows, sums_memory);
-    rows_ = {x.codes + rows.begin * x.inputs_padded, x.inputs_padded, groups, scales, nullptr,
-             nullptr};
+    rows_ = {
+        x.codes + rows.begin * x.inputs_padded, x.inputs_padded, groups, scales, nullptr, nullptr};
     if (matrix_.format().has_minimums) {
       for (int64_t i = 0; i < count; ++i) terms[i] = scales[i] * float(sums[i]);
       rows_.terms = terms;

@@ -96,8 +96,7 @@ void gated_panels(const Linear& gate, const Linear& up, const GatedProduct& prod
   }
 }
 
-void gated_integer(const LinearInput& x, const GatedProduct& product, Part part,
-                   Scratch& scratch) {
+void gated_integer(const LinearInput& x, const GatedProduct& product, Part part, Scratch& scratch) {
   const Chunks chunks(x, *product.gate, part.rows);
   const ActivationBlock& block = *x.quantized;
   const int64_t gate_bytes = IntegerProduct::bytes(block, *product.gate, chunks.rows);
@@ -159,11 +158,16 @@ void embed(const PackedMatrix& matrix, int64_t output, float* out) {
 
 void embed_row(const PackedMatrix& matrix, int64_t output, float* out) {
   switch (matrix.format().codes) {
-    case CodeFormat::f32: return embed<DecodeF32>(matrix, output, out);
-    case CodeFormat::f16: return embed<DecodeF16>(matrix, output, out);
-    case CodeFormat::bf16: return embed<DecodeBf16>(matrix, output, out);
-    case CodeFormat::int8: return embed<DecodeInt8>(matrix, output, out);
-    case CodeFormat::int4: return embed<DecodeInt4>(matrix, output, out);
+    case CodeFormat::f32:
+      return embed<DecodeF32>(matrix, output, out);
+    case CodeFormat::f16:
+      return embed<DecodeF16>(matrix, output, out);
+    case CodeFormat::bf16:
+      return embed<DecodeBf16>(matrix, output, out);
+    case CodeFormat::int8:
+      return embed<DecodeInt8>(matrix, output, out);
+    case CodeFormat::int4:
+      return embed<DecodeInt4>(matrix, output, out);
   }
 }
 
@@ -194,7 +198,7 @@ constexpr Isa kIsa = Isa::portable;
 }  // namespace
 
 extern const LinearKernels linear_table;
-const LinearKernels linear_table = {kIsa,           quantize_rows, multiply, multiply_gated,
-                                    embed_row,      activate,      gate};
+const LinearKernels linear_table = {kIsa,      quantize_rows, multiply, multiply_gated,
+                                    embed_row, activate,      gate};
 
 }  // namespace slipstream::SLIPSTREAM_ISA

@@ -1,4 +1,5 @@
-// What the integer and the float product share: where a panel's parts are, and where its outputs go.
+// What the integer and the float product share: where a panel's parts are, and where its outputs
+// go.
 #pragma once
 
 #include <cstddef>

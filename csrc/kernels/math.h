@@ -86,9 +86,7 @@ SLIPSTREAM_INLINE f32x16 erf(f32x16 x) {
 }
 
 // x / (1 + e^-x)
-SLIPSTREAM_INLINE f32x16 silu(f32x16 x) {
-  return x / (set1(1.0f) + exp(zero_f32() - x));
-}
+SLIPSTREAM_INLINE f32x16 silu(f32x16 x) { return x / (set1(1.0f) + exp(zero_f32() - x)); }
 
 // x · Φ(x), by erf.
 SLIPSTREAM_INLINE f32x16 gelu(f32x16 x) {
@@ -108,10 +106,14 @@ SLIPSTREAM_INLINE f32x16 relu(f32x16 x) { return select(less(x, zero_f32()), zer
 
 SLIPSTREAM_INLINE f32x16 activation(Activation kind, f32x16 x) {
   switch (kind) {
-    case Activation::silu: return silu(x);
-    case Activation::gelu: return gelu(x);
-    case Activation::gelu_tanh: return gelu_tanh(x);
-    case Activation::relu: break;
+    case Activation::silu:
+      return silu(x);
+    case Activation::gelu:
+      return gelu(x);
+    case Activation::gelu_tanh:
+      return gelu_tanh(x);
+    case Activation::relu:
+      break;
   }
   return relu(x);
 }

@@ -9,18 +9,25 @@ namespace {
 
 constexpr std::size_t kOutputs = std::size_t(kPanelOutputs);
 
-std::size_t rounded_up(std::size_t size, std::size_t unit) { return (size + unit - 1) / unit * unit; }
+std::size_t rounded_up(std::size_t size, std::size_t unit) {
+  return (size + unit - 1) / unit * unit;
+}
 
 std::size_t scale_bytes(ScaleFormat format) { return format == ScaleFormat::f16 ? 2 : 4; }
 
 // Bytes of the codes of two inputs, so that int4 is whole.
 std::size_t pair_bytes(CodeFormat format) {
   switch (format) {
-    case CodeFormat::f32: return 8;
-    case CodeFormat::f16: return 4;
-    case CodeFormat::bf16: return 4;
-    case CodeFormat::int8: return 2;
-    case CodeFormat::int4: return 1;
+    case CodeFormat::f32:
+      return 8;
+    case CodeFormat::f16:
+      return 4;
+    case CodeFormat::bf16:
+      return 4;
+    case CodeFormat::int8:
+      return 2;
+    case CodeFormat::int4:
+      return 1;
   }
   throw std::invalid_argument("unknown code format");
 }

@@ -79,12 +79,18 @@ class PackedMatrix {
   SLIPSTREAM_INLINE std::size_t panel_bytes() const { return panel_bytes_; }
   SLIPSTREAM_INLINE std::size_t size_bytes() const { return memory_.size(); }
 
-  SLIPSTREAM_INLINE std::byte* codes(int64_t panel) { return memory_.data() + std::size_t(panel) * panel_bytes_; }
+  SLIPSTREAM_INLINE std::byte* codes(int64_t panel) {
+    return memory_.data() + std::size_t(panel) * panel_bytes_;
+  }
   SLIPSTREAM_INLINE const std::byte* codes(int64_t panel) const {
     return memory_.data() + std::size_t(panel) * panel_bytes_;
   }
-  SLIPSTREAM_INLINE const std::byte* scales(int64_t panel) const { return codes(panel) + scales_at_; }
-  SLIPSTREAM_INLINE const std::byte* minimums(int64_t panel) const { return codes(panel) + minimums_at_; }
+  SLIPSTREAM_INLINE const std::byte* scales(int64_t panel) const {
+    return codes(panel) + scales_at_;
+  }
+  SLIPSTREAM_INLINE const std::byte* minimums(int64_t panel) const {
+    return codes(panel) + minimums_at_;
+  }
   SLIPSTREAM_INLINE std::byte* scales(int64_t panel) { return codes(panel) + scales_at_; }
   SLIPSTREAM_INLINE std::byte* minimums(int64_t panel) { return codes(panel) + minimums_at_; }
 

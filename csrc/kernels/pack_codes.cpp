@@ -44,7 +44,8 @@ void pack_nibbles(const SourceMatrix& source, PanelOutputs outputs, std::byte* m
   for (int64_t at = 0; at < row_bytes; at += 4)
     for (int64_t lane = 0; lane < outputs.count; ++lane) {
       uint32_t eight = 0;
-      std::memcpy(&eight, rows + lane * row_bytes + at, size_t(std::min<int64_t>(4, row_bytes - at)));
+      std::memcpy(&eight, rows + lane * row_bytes + at,
+                  size_t(std::min<int64_t>(4, row_bytes - at)));
       eight = interleave_halves(eight);
       std::memcpy(memory + at * 16 + lane * 4, &eight, 4);
     }
@@ -98,11 +99,16 @@ void pack_codes(const SourceMatrix& source, PackedMatrix& packed, int64_t panel)
   const PanelOutputs outputs = panel_outputs(source, panel);
   std::byte* memory = packed.codes(panel);
   switch (source.code_format) {
-    case CodeFormat::f32: return pack_elements<uint32_t, 1>(source, outputs, memory);
-    case CodeFormat::f16: return pack_elements<uint16_t, 1>(source, outputs, memory);
-    case CodeFormat::bf16: return pack_elements<uint16_t, 2>(source, outputs, memory);
-    case CodeFormat::int8: return pack_elements<uint8_t, 4>(source, outputs, memory);
-    case CodeFormat::int4: return pack_nibbles(source, outputs, memory);
+    case CodeFormat::f32:
+      return pack_elements<uint32_t, 1>(source, outputs, memory);
+    case CodeFormat::f16:
+      return pack_elements<uint16_t, 1>(source, outputs, memory);
+    case CodeFormat::bf16:
+      return pack_elements<uint16_t, 2>(source, outputs, memory);
+    case CodeFormat::int8:
+      return pack_elements<uint8_t, 4>(source, outputs, memory);
+    case CodeFormat::int4:
+      return pack_nibbles(source, outputs, memory);
   }
   throw std::invalid_argument("unknown code format");
 }
@@ -116,13 +122,16 @@ void pack_scales(const SourceMatrix& source, PackedMatrix& packed, int64_t panel
     pack_lanes<uint16_t>(source.scales, outputs, groups, packed.scales(panel));
   std::byte* minimums = packed.minimums(panel);
   switch (source.offset_format) {
-    case OffsetFormat::none: return;
+    case OffsetFormat::none:
+      return;
     case OffsetFormat::minimum_f32:
       return pack_lanes<uint32_t>(source.offsets, outputs, groups, minimums);
     case OffsetFormat::minimum_f16:
       return pack_lanes<uint16_t>(source.offsets, outputs, groups, minimums);
-    case OffsetFormat::zero_u8: return pack_zero_points<uint8_t>(source, outputs, groups, minimums);
-    case OffsetFormat::zero_i8: return pack_zero_points<int8_t>(source, outputs, groups, minimums);
+    case OffsetFormat::zero_u8:
+      return pack_zero_points<uint8_t>(source, outputs, groups, minimums);
+    case OffsetFormat::zero_i8:
+      return pack_zero_points<int8_t>(source, outputs, groups, minimums);
   }
 }
 

@@ -16,12 +16,12 @@ inline int report(const char* name) {
 
 }  // namespace slipstream::test
 
-#define CHECK(condition, ...)                                                  \
-  do {                                                                         \
-    ++::slipstream::test::checks;                                              \
-    if (!(condition) && ++::slipstream::test::failures <= 20) {                \
-      std::fprintf(stderr, "%s:%d: %s: ", __FILE__, __LINE__, #condition);     \
-      std::fprintf(stderr, __VA_ARGS__);                                       \
-      std::fputc('\n', stderr);                                                \
-    }                                                                          \
+#define CHECK(condition, ...)                                              \
+  do {                                                                     \
+    ++::slipstream::test::checks;                                          \
+    if (!(condition) && ++::slipstream::test::failures <= 20) {            \
+      std::fprintf(stderr, "%s:%d: %s: ", __FILE__, __LINE__, #condition); \
+      std::fprintf(stderr, __VA_ARGS__);                                   \
+      std::fputc('\n', stderr);                                            \
+    }                                                                      \
   } while (false)

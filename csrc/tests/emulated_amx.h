@@ -53,7 +53,8 @@ inline void tile_stored(int index, void* memory, int64_t stride) {
     std::memcpy(static_cast<char*>(memory) + r * stride, tile.row[r], 64);
 }
 
-// TDPBSSD (Weight = int8_t) and TDPBSUD (Weight = uint8_t): C[m][n] += Σ A[m][4k + i] · B[k][4n + i].
+// TDPBSSD (Weight = int8_t) and TDPBSUD (Weight = uint8_t): C[m][n] += Σ A[m][4k + i] · B[k][4n +
+// i].
 template <class Weight>
 void tile_dot(int c, int a, int b) {
   Tile& sums = tile_unit.use(c);
@@ -64,8 +65,7 @@ void tile_dot(int c, int a, int b) {
       int32_t sum;
       std::memcpy(&sum, sums.row[m] + 4 * n, 4);
       for (int k = 0; k < 64; ++k)
-        sum += int32_t(int8_t(rows.row[m][k])) *
-               int32_t(Weight(codes.row[k / 4][4 * n + k % 4]));
+        sum += int32_t(int8_t(rows.row[m][k])) * int32_t(Weight(codes.row[k / 4][4 * n + k % 4]));
       std::memcpy(sums.row[m] + 4 * n, &sum, 4);
     }
 }

@@ -8,8 +8,12 @@
 #include "kernels/linear.h"
 
 #if defined(SLIPSTREAM_TEST_EMULATED)
-namespace slipstream::emulated_avx512 { extern const LinearKernels linear_table; }
-namespace slipstream::emulated_amx { extern const LinearKernels linear_table; }
+namespace slipstream::emulated_avx512 {
+extern const LinearKernels linear_table;
+}
+namespace slipstream::emulated_amx {
+extern const LinearKernels linear_table;
+}
 #endif
 
 namespace slipstream::test {

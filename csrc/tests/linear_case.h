@@ -56,8 +56,8 @@ struct Case {
   int64_t groups() const { return shape.group ? shape.inputs / shape.group : 0; }
 
   SourceMatrix source() const {
-    return {shape.outputs,  shape.inputs,  shape.codes,  codes.data(),  shape.group,
-            shape.scales,   scales.data(), shape.offsets, offsets.data()};
+    return {shape.outputs, shape.inputs,  shape.codes,   codes.data(),  shape.group,
+            shape.scales,  scales.data(), shape.offsets, offsets.data()};
   }
 
   int code(int64_t o, int64_t k) const {
@@ -79,11 +79,16 @@ struct Case {
   float minimum(int64_t o, int64_t g) const {
     const int64_t at = o * groups() + g;
     switch (shape.offsets) {
-      case OffsetFormat::minimum_f16: return number(offsets, ScaleFormat::f16, at);
-      case OffsetFormat::minimum_f32: return number(offsets, ScaleFormat::f32, at);
-      case OffsetFormat::zero_u8: return -scale(o, g) * float(offsets[size_t(at)]);
-      case OffsetFormat::zero_i8: return -scale(o, g) * float(int8_t(offsets[size_t(at)]));
-      case OffsetFormat::none: break;
+      case OffsetFormat::minimum_f16:
+        return number(offsets, ScaleFormat::f16, at);
+      case OffsetFormat::minimum_f32:
+        return number(offsets, ScaleFormat::f32, at);
+      case OffsetFormat::zero_u8:
+        return -scale(o, g) * float(offsets[size_t(at)]);
+      case OffsetFormat::zero_i8:
+        return -scale(o, g) * float(int8_t(offsets[size_t(at)]));
+      case OffsetFormat::none:
+        break;
     }
     return 0.0f;
   }
@@ -107,8 +112,8 @@ struct Case {
 
 // The rows rounded as the Numerics say, one value at a time.
 struct NaiveRows {
-  std::vector<int> codes;      // [rows][inputs]
-  std::vector<float> scales;   // [rows][groups]
+  std::vector<int> codes;     // [rows][inputs]
+  std::vector<float> scales;  // [rows][groups]
 };
 
 inline NaiveRows naive_quantize(const Case& c) {
@@ -129,8 +134,8 @@ inline NaiveRows naive_quantize(const Case& c) {
       if (!std::isfinite(inverse)) inverse = 0.0f;
       out.scales.push_back(finite ? maximum / 127.0f : NAN);
       for (int64_t k = begin; k < end; ++k)
-        out.codes.push_back(
-            finite ? int(std::nearbyint(c.x[size_t(r * s.inputs + k)] * inverse)) : 0);
+        out.codes.push_back(finite ? int(std::nearbyint(c.x[size_t(r * s.inputs + k)] * inverse))
+                                   : 0);
     }
   return out;
 }

@@ -46,8 +46,8 @@ inline void fill_codes(Case& c, Random& random) {
     case CodeFormat::f32:
     case CodeFormat::f16:
       for (int64_t i = 0; i < count; ++i)
-        random.number(c.codes, c.shape.codes == CodeFormat::f32 ? ScaleFormat::f32 : ScaleFormat::f16,
-                      false);
+        random.number(
+            c.codes, c.shape.codes == CodeFormat::f32 ? ScaleFormat::f32 : ScaleFormat::f16, false);
       return;
     case CodeFormat::bf16:
       for (int64_t i = 0; i < count; ++i) {

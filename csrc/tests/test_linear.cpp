@@ -70,7 +70,8 @@ void check_case(const Shape& shape, uint32_t seed) {
 
 // Prefill in small: several chunks of rows, many panels.
 void check_large() {
-  check_case({300, 80, 576, CodeFormat::int4, 32, ScaleFormat::f16, OffsetFormat::minimum_f16, 32}, 1);
+  check_case({300, 80, 576, CodeFormat::int4, 32, ScaleFormat::f16, OffsetFormat::minimum_f16, 32},
+             1);
   check_case({70, 40, 1024, CodeFormat::int4, 128, ScaleFormat::f16, OffsetFormat::none, 128}, 2);
   check_case({70, 40, 1024, CodeFormat::int8, 64, ScaleFormat::f32, OffsetFormat::none, 64}, 3);
   check_case({130, 40, 576, CodeFormat::bf16, 0, ScaleFormat::f32, OffsetFormat::none, -1}, 4);

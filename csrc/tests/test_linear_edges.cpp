@@ -14,11 +14,12 @@ constexpr Shape kInt4{5, 40, 96, CodeFormat::int4, 32, ScaleFormat::f16, OffsetF
 void test_rows_are_rounded_as_the_naive_loop_does() {
   for (const int64_t group : {0, 16, 32, 48}) {
     for (const int64_t inputs : {1, 16, 50, 96, 130}) {
-      Case c = make_case({7, 1, inputs, CodeFormat::int8, inputs, ScaleFormat::f32,
-                          OffsetFormat::none, group}, uint32_t(inputs + group));
-      c.x[0] = 1e-40f;                     // row 0: 127 / max would overflow when alone
-      c.x[size_t(inputs)] = -INFINITY;     // row 1
-      c.x[size_t(2 * inputs)] = NAN;       // row 2
+      Case c = make_case(
+          {7, 1, inputs, CodeFormat::int8, inputs, ScaleFormat::f32, OffsetFormat::none, group},
+          uint32_t(inputs + group));
+      c.x[0] = 1e-40f;                  // row 0: 127 / max would overflow when alone
+      c.x[size_t(inputs)] = -INFINITY;  // row 1
+      c.x[size_t(2 * inputs)] = NAN;    // row 2
       for (int64_t k = 0; k < inputs; ++k) c.x[size_t(3 * inputs + k)] = 0.0f;
       const NaiveRows expected = naive_quantize(c);
       for (const Candidate& candidate : candidates()) {
@@ -65,8 +66,8 @@ void test_a_gated_product_is_its_two_products_and_the_gate() {
           const auto lifted = run(kernels, up, up_matrix, {whole(up, up_matrix)}, true);
           std::vector<float> expected(opened.size()), got(opened.size());
           kernels.gate(kind, opened.data(), lifted.data(), expected.data(), int64_t(got.size()));
-          const GatedProduct product{&gate_matrix,    &up_matrix, gate.bias.data(), up.bias.data(),
-                                     kind,            got.data(), shape.outputs};
+          const GatedProduct product{&gate_matrix, &up_matrix, gate.bias.data(), up.bias.data(),
+                                     kind,         got.data(), shape.outputs};
           Block block(rows, shape.inputs, 32, 32);
           kernels.quantize_rows(gate.x.data(), shape.inputs, block.block, {0, rows});
           LinearInput input{&block.block, nullptr, 0};
@@ -81,12 +82,13 @@ void test_a_gated_product_is_its_two_products_and_the_gate() {
 }
 
 void test_an_embedding_is_the_dequantized_row() {
-  for (const CodeFormat codes : {CodeFormat::f32, CodeFormat::f16, CodeFormat::bf16,
-                                 CodeFormat::int8, CodeFormat::int4})
+  for (const CodeFormat codes :
+       {CodeFormat::f32, CodeFormat::f16, CodeFormat::bf16, CodeFormat::int8, CodeFormat::int4})
     for (const OffsetFormat offsets : {OffsetFormat::none, OffsetFormat::minimum_f16}) {
       const bool dense = codes < CodeFormat::int8;
       const Case c = make_case({1, 19, 80, codes, dense ? 0 : 16, ScaleFormat::f16,
-                                dense ? OffsetFormat::none : offsets, -1}, 9);
+                                dense ? OffsetFormat::none : offsets, -1},
+                               9);
       const PackedMatrix matrix = pack(c.source());
       std::vector<float> expected, all(size_t(19 * 80));
       for (int64_t o = 0; o < 19; ++o)
@@ -128,11 +130,12 @@ void test_nan_and_infinity_stay_in_their_rows() {
 }
 
 void test_packing_in_ranges_is_packing_at_once() {
-  const Case c = make_case({1, 70, 64, CodeFormat::int4, 32, ScaleFormat::f16,
-                            OffsetFormat::zero_u8, -1}, 12);
+  const Case c =
+      make_case({1, 70, 64, CodeFormat::int4, 32, ScaleFormat::f16, OffsetFormat::zero_u8, -1}, 12);
   const PackedMatrix whole = pack(c.source());
   PackedMatrix parts(packed_format(c.source()), 70, 64);
-  for (const Range panels : {Range{3, 5}, Range{0, 1}, Range{1, 3}}) pack(c.source(), parts, panels);
+  for (const Range panels : {Range{3, 5}, Range{0, 1}, Range{1, 3}})
+    pack(c.source(), parts, panels);
   CHECK(std::memcmp(whole.codes(0), parts.codes(0), whole.size_bytes()) == 0, "panels differ");
 }
 

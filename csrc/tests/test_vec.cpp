@@ -12,12 +12,16 @@
 #include "tests/vec_probe.h"
 
 #if defined(SLIPSTREAM_TEST_EMULATED)
-namespace slipstream::emulated_avx512 { extern const test::VecProbe vec_probe; }
+namespace slipstream::emulated_avx512 {
+extern const test::VecProbe vec_probe;
+}
 #endif
 
 namespace slipstream {
 
-namespace test { struct VecProbe; }
+namespace test {
+struct VecProbe;
+}
 SLIPSTREAM_DECLARE_TABLES(test::VecProbe, vec_probe)
 
 namespace test {
@@ -48,15 +52,20 @@ bool same(const float* a, const float* b, int count) {
 class Inputs {
  public:
   float next() {
-    static constexpr float kHard[] = {0.0f, -0.0f, INFINITY, -INFINITY, NAN, 0.5f, 1.5f, -2.5f,
-                                      8388607.5f, 2147483648.0f, -2147483648.0f, 1e-45f, 3.4e38f,
-                                      88.72f, 88.73f, -103.9f, -104.1f, 0.625f, 0.927734375f};
+    static constexpr float kHard[] = {0.0f,           -0.0f,   INFINITY, -INFINITY,   NAN,
+                                      0.5f,           1.5f,    -2.5f,    8388607.5f,  2147483648.0f,
+                                      -2147483648.0f, 1e-45f,  3.4e38f,  88.72f,      88.73f,
+                                      -103.9f,        -104.1f, 0.625f,   0.927734375f};
     const uint32_t bits = random_();
     float x;
     switch (random_() % 4) {
-      case 0: std::memcpy(&x, &bits, 4); return x;
-      case 1: return kHard[bits % std::size(kHard)];
-      default: return std::normal_distribution<float>(0.0f, bits % 2 ? 1.0f : 30.0f)(random_);
+      case 0:
+        std::memcpy(&x, &bits, 4);
+        return x;
+      case 1:
+        return kHard[bits % std::size(kHard)];
+      default:
+        return std::normal_distribution<float>(0.0f, bits % 2 ? 1.0f : 30.0f)(random_);
     }
   }
   uint16_t half() { return uint16_t(random_()); }
@@ -70,7 +79,8 @@ void test_all_sets_give_the_same_bits() {
   for (int round = 0; round < 20000; ++round) {
     float a[16], b[16];
     uint16_t halves[16];
-    for (int i = 0; i < 16; ++i) a[i] = inputs.next(), b[i] = inputs.next(), halves[i] = inputs.half();
+    for (int i = 0; i < 16; ++i)
+      a[i] = inputs.next(), b[i] = inputs.next(), halves[i] = inputs.half();
     const VecProbe& truth = *candidates()[0].probe;
     for (const Candidate& candidate : candidates()) {
       float expected[96], got[96];
@@ -98,11 +108,16 @@ void test_all_sets_give_the_same_bits() {
 
 double exact(int function, double x) {
   switch (function) {
-    case 0: return std::exp(x);
-    case 1: return std::tanh(x);
-    case 2: return std::erf(x);
-    case 3: return x / (1 + std::exp(-x));
-    case 4: return x * 0.5 * std::erfc(-x / std::sqrt(2.0));
+    case 0:
+      return std::exp(x);
+    case 1:
+      return std::tanh(x);
+    case 2:
+      return std::erf(x);
+    case 3:
+      return x / (1 + std::exp(-x));
+    case 4:
+      return x * 0.5 * std::erfc(-x / std::sqrt(2.0));
     default: {
       const double inner = std::sqrt(2 / M_PI) * (x + 0.044715 * x * x * x);
       return 0.5 * x * (1 + std::tanh(inner));
@@ -150,7 +165,8 @@ void test_limits() {
   const float in[16] = {-INFINITY, INFINITY, -104.5f, 89.0f, 0.0f};
   float out[16];
   candidates()[0].probe->unary(0, in, out);
-  CHECK(out[0] == 0.0f && out[1] == INFINITY && out[2] == 0.0f && out[3] == INFINITY && out[4] == 1.0f,
+  CHECK(out[0] == 0.0f && out[1] == INFINITY && out[2] == 0.0f && out[3] == INFINITY &&
+            out[4] == 1.0f,
         "exp: %g %g %g %g %g", double(out[0]), double(out[1]), double(out[2]), double(out[3]),
         double(out[4]));
 }

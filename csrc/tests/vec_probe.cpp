@@ -13,24 +13,40 @@ f32x16 bf16(f32x16 x) {
 
 f32x16 function_of(int function, f32x16 x) {
   switch (function) {
-    case 0: return exp(x);
-    case 1: return tanh(x);
-    case 2: return erf(x);
-    case 3: return silu(x);
-    case 4: return gelu(x);
-    case 5: return gelu_tanh(x);
-    case 6: return relu(x);
-    case 7: return sqrt(x);
-    case 8: return abs(x);
-    case 9: return round_even(x);
-    case 10: return as_f32(to_i32(x));
-    case 11: return bf16(x);
-    case 12: return to_f32(as_i32(x));
-    default: return as_f32((shift_left<3>(as_i32(x)) | set1_i32(5)) - shift_right<7>(as_i32(x)));
+    case 0:
+      return exp(x);
+    case 1:
+      return tanh(x);
+    case 2:
+      return erf(x);
+    case 3:
+      return silu(x);
+    case 4:
+      return gelu(x);
+    case 5:
+      return gelu_tanh(x);
+    case 6:
+      return relu(x);
+    case 7:
+      return sqrt(x);
+    case 8:
+      return abs(x);
+    case 9:
+      return round_even(x);
+    case 10:
+      return as_f32(to_i32(x));
+    case 11:
+      return bf16(x);
+    case 12:
+      return to_f32(as_i32(x));
+    default:
+      return as_f32((shift_left<3>(as_i32(x)) | set1_i32(5)) - shift_right<7>(as_i32(x)));
   }
 }
 
-void unary(int function, const float* in, float* out) { store(out, function_of(function, load(in))); }
+void unary(int function, const float* in, float* out) {
+  store(out, function_of(function, load(in)));
+}
 
 void binary(const float* first, const float* second, float* out) {
   const f32x16 a = load(first), b = load(second);

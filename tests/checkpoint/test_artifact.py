@@ -37,7 +37,9 @@ class Words:
 def tensors() -> dict[str, Tensor]:
     random = np.random.default_rng(3)
     return {
-        "model.embed_tokens.weight": quantize_affine(random.normal(size=(48, 32)).astype(np.float32), Affine(8, 32)),
+        "model.embed_tokens.weight": quantize_affine(
+            random.normal(size=(48, 32)).astype(np.float32), Affine(8, 32)
+        ),
         UP: quantize_affine(random.normal(size=(64, 32)).astype(np.float32), Affine(4, 32)),
         "model.norm.weight": DenseTensor(np.ones(32, np.float32)),
     }
@@ -112,7 +114,9 @@ def test_large_models_are_cut_into_shards(tmp_path: Path) -> None:
 def test_a_dense_model_has_no_quantization_config(tmp_path: Path) -> None:
     config = CONFIG | {"quantization_config": {"left": "over"}, "dtype": "bfloat16"}
     dense = {"model.norm.weight": DenseTensor(np.ones(4, np.float16))}
-    folder = write(tmp_path / "out", dense, config=config, tokenizer=None, chat_template=None, activations={})
+    folder = write(
+        tmp_path / "out", dense, config=config, tokenizer=None, chat_template=None, activations={}
+    )
     written = json.loads((folder / "config.json").read_text())
     assert "quantization_config" not in written and written["dtype"] == "bfloat16"
     assert FolderCheckpoint(folder).tensor("model.norm.weight").data.dtype == np.float16
@@ -135,7 +139,9 @@ class Breaking(Mapping[str, Tensor]):
         return len(tensors())
 
 
-def test_an_interrupted_writing_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_writing_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     broken = Breaking()
     broken.failing = True
     with pytest.raises(KeyboardInterrupt):
@@ -149,7 +155,9 @@ def test_an_interrupted_writing_leaves_nothing(tmp_path: Path, monkeypatch: pyte
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-def test_a_failed_rename_puts_the_old_artifact_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_rename_puts_the_old_artifact_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write(tmp_path / "out")
     before = verify(tmp_path / "out")
     rename = Path.rename
@@ -190,7 +198,9 @@ def test_a_format_that_cannot_be_held_is_refused_before_anything_is_written(tmp_
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json", "chat_template.jinja"])
+@pytest.mark.parametrize(
+    "name", ["config.json", "model.safetensors", "tokenizer.json", "chat_template.jinja"]
+)
 @pytest.mark.parametrize("change", ["flip", "cut", "remove"])
 def test_verify_names_the_file_that_differs(name: str, change: str, tmp_path: Path) -> None:
     path = write(tmp_path / "out") / name

@@ -46,7 +46,11 @@ def matrix(rows: int, width: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=(rows, width)).astype(np.float32)
 
 
-def write(tensors: Mapping[str, Tensor], activations: Mapping[str, Activations] | None = None, tied: bool = False) -> tuple[dict[str, Any], Memory]:
+def write(
+    tensors: Mapping[str, Tensor],
+    activations: Mapping[str, Activations] | None = None,
+    tied: bool = False,
+) -> tuple[dict[str, Any], Memory]:
     plan = plan_layout(tensors, activations or {}, tied=tied)
     assert plan is not None
     arrays: dict[str, np.ndarray] = {}
@@ -62,7 +66,9 @@ def assert_same(found: Tensor, expected: Tensor) -> None:
         return
     assert found.format == expected.format
     assert found.codes.dtype == expected.codes.dtype and np.array_equal(found.codes, expected.codes)
-    assert found.scales.dtype == expected.scales.dtype and np.array_equal(found.scales, expected.scales)
+    assert found.scales.dtype == expected.scales.dtype and np.array_equal(
+        found.scales, expected.scales
+    )
     assert (found.offsets is None) == (expected.offsets is None)
     if expected.offsets is not None:
         assert found.offsets.dtype == expected.offsets.dtype
@@ -72,8 +78,12 @@ def assert_same(found: Tensor, expected: Tensor) -> None:
 @pytest.mark.parametrize("scale", ["float16", "float32"])
 @pytest.mark.parametrize("activations", [Activations(), Activations(8), Activations(8, 32)])
 @pytest.mark.parametrize("form", FORMATS, ids=str)
-def test_a_tensor_survives_the_round_trip(form: Affine, activations: Activations, scale: Any) -> None:
-    tensor = quantize_affine(matrix(13, 64), form, scale)  # 13 rows: packed zero points need padding
+def test_a_tensor_survives_the_round_trip(
+    form: Affine, activations: Activations, scale: Any
+) -> None:
+    tensor = quantize_affine(
+        matrix(13, 64), form, scale
+    )  # 13 rows: packed zero points need padding
     config, arrays = write({NAME: tensor}, {NAME: activations})
     reader = CompressedTensors(config, arrays)
     assert reader.names() == [NAME]
@@ -120,7 +130,9 @@ def test_dense_tensors_are_untouched_and_mixed_formats_keep_their_own() -> None:
 @pytest.mark.parametrize("tied", [False, True])
 def test_an_embedding_has_no_activations_but_its_tied_head_has(tied: bool) -> None:
     name, int8 = "model.embed_tokens.weight", Activations(8, 32)
-    config, arrays = write({name: quantize_affine(matrix(24, 32), Affine(8, 32))}, {name: int8}, tied)
+    config, arrays = write(
+        {name: quantize_affine(matrix(24, 32), Affine(8, 32))}, {name: int8}, tied
+    )
     assert CompressedTensors(config, arrays).activations() == ({name: int8} if tied else {})
     for group_ in config["quantization_config"]["config_groups"].values():
         assert (group_["input_activations"] is None) == ("model.embed_tokens" in group_["targets"])
@@ -155,7 +167,13 @@ def test_all_dense_needs_no_config() -> None:
 
 
 def group(**changes: Any) -> dict[str, Any]:
-    weights = {"num_bits": 4, "type": "int", "symmetric": True, "strategy": "group", "group_size": 32}
+    weights = {
+        "num_bits": 4,
+        "type": "int",
+        "symmetric": True,
+        "strategy": "group",
+        "group_size": 32,
+    }
     whole = {"targets": ["Linear"], "weights": {**weights, **changes.pop("weights", {})}, **changes}
     return {"format": "pack-quantized", "config_groups": {"group_0": whole}}
 
@@ -169,7 +187,9 @@ def group(**changes: Any) -> dict[str, Any]:
         group(weights={"group_size": 8}),
         group(weights={"actorder": "group"}),
         group(input_activations={"num_bits": 8, "dynamic": False, "strategy": "tensor"}),
-        group(input_activations={"num_bits": 8, "type": "float", "dynamic": True, "strategy": "token"}),
+        group(
+            input_activations={"num_bits": 8, "type": "float", "dynamic": True, "strategy": "token"}
+        ),
         group(output_activations={"num_bits": 8}),
         group(targets=["re:(a+)+$"]),
         group(targets=["re:" + "a" * 1000]),
@@ -234,11 +254,17 @@ def test_parts_that_disagree_are_refused(part: str, array: np.ndarray | None) ->
 
 
 def test_bfloat16_scales_and_whole_tensor_scales_are_read() -> None:
-    config = {"quantization_config": group(weights={"num_bits": 8, "strategy": "tensor", "group_size": None})}
+    config = {
+        "quantization_config": group(
+            weights={"num_bits": 8, "strategy": "tensor", "group_size": None}
+        )
+    }
     config["quantization_config"]["format"] = "int-quantized"
     codes = np.arange(-64, 64, dtype=np.int8).reshape(4, 32)
     module = NAME.removesuffix("weight")
-    arrays = Memory({module + "weight": codes, module + "weight_scale": np.array(0.5, ml_dtypes.bfloat16)})
+    arrays = Memory(
+        {module + "weight": codes, module + "weight_scale": np.array(0.5, ml_dtypes.bfloat16)}
+    )
     tensor = CompressedTensors(config, arrays).tensor(NAME)
     assert np.array_equal(tensor.dequantize(), codes * np.float32(0.5))
 
@@ -264,7 +290,8 @@ def test_the_compressed_tensors_package_reads_the_same_values(form: Affine) -> N
     groups = config["quantization_config"]["config_groups"]
     scheme = quantization.QuantizationScheme(**groups["group_0"])
     parts = {
-        name.rpartition(".")[2]: torch.from_numpy(np.array(array)) for name, array in arrays.arrays.items()
+        name.rpartition(".")[2]: torch.from_numpy(np.array(array))
+        for name, array in arrays.arrays.items()
     }
     layout = groups["group_0"]["format"]
     registry = compressors.BaseCompressor.get_value_from_registry(layout)
@@ -277,21 +304,33 @@ def test_the_compressed_tensors_package_reads_the_same_values(form: Affine) -> N
 @pytest.mark.parametrize("activations", [Activations(), Activations(8), Activations(8, 32)])
 @pytest.mark.parametrize(
     ("form", "embedding"),
-    [(Affine(4, 32), Affine(8, 32)), (Affine(8, None), None), (Affine(8, 32, "zero_point"), Affine(4, 32))],
+    [
+        (Affine(4, 32), Affine(8, 32)),
+        (Affine(8, None), None),
+        (Affine(8, 32, "zero_point"), Affine(4, 32)),
+    ],
 )
-def test_transformers_loads_it_and_agrees(tied: bool, activations: Activations, form: Affine, embedding: Affine | None, tmp_path: Path) -> None:
+def test_transformers_loads_it_and_agrees(
+    tied: bool, activations: Activations, form: Affine, embedding: Affine | None, tmp_path: Path
+) -> None:
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
     torch.manual_seed(1)
     shape = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "vocab_size": 104}
-    config = transformers.LlamaConfig(num_attention_heads=4, num_key_value_heads=2, tie_word_embeddings=tied, **shape)
+    config = transformers.LlamaConfig(
+        num_attention_heads=4, num_key_value_heads=2, tie_word_embeddings=tied, **shape
+    )
     model = transformers.LlamaForCausalLM(config).float().eval()
     tensors: dict[str, Tensor] = {}
     for name, value in model.state_dict().items():
         chosen = embedding if "embed" in name else form
         if not (tied and name == "lm_head.weight"):
             dense = value.ndim < 2 or chosen is None
-            tensors[name] = DenseTensor(value.numpy()) if dense else quantize_affine(value.numpy(), chosen, "float32")
+            tensors[name] = (
+                DenseTensor(value.numpy())
+                if dense
+                else quantize_affine(value.numpy(), chosen, "float32")
+            )
     quantized = [name for name, tensor in tensors.items() if isinstance(tensor, AffineTensor)]
     settings_, arrays = write(tensors, dict.fromkeys(quantized, activations), tied)
     write_safetensors(tmp_path / "model.safetensors", arrays.arrays, {"format": "pt"})

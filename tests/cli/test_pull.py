@@ -34,7 +34,10 @@ def test_json_lists_every_file_of_a_folder(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(b"1234")
     found = json.loads(run(str(tmp_path), "--json"))
     assert found["path"] == str(tmp_path) and found["size"] == 6
-    assert [Path(row["path"]).name for row in found["files"]] == ["config.json", "model.safetensors"]
+    assert [Path(row["path"]).name for row in found["files"]] == [
+        "config.json",
+        "model.safetensors",
+    ]
 
 
 def test_an_unknown_name_is_a_source_error(tmp_path: Path) -> None:

@@ -26,7 +26,11 @@ TOOL = {
     "function": {
         "name": "weather",
         "description": "of a <place>",
-        "parameters": {"type": "object", "properties": {"a": {"type": "string", "description": "é"}}, "required": ["a"]},
+        "parameters": {
+            "type": "object",
+            "properties": {"a": {"type": "string", "description": "é"}},
+            "required": ["a"],
+        },
     },
 }
 SPECIAL = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
@@ -51,8 +55,20 @@ def test_templates_of_42_models_render_as_in_transformers(shared_data: Path) -> 
         for messages in CONVERSATIONS:
             for tools in (None, [TOOL]):
                 for prompt in (True, False):
-                    ours = outcome(lambda: ChatTemplate(source, SPECIAL).render(messages, tools=tools, add_generation_prompt=prompt))  # noqa: B023
-                    theirs = outcome(lambda: utilities.render_jinja_template([messages], chat_template=source, tools=tools, add_generation_prompt=prompt, **SPECIAL)[0][0])  # noqa: B023
+                    ours = outcome(
+                        lambda: ChatTemplate(source, SPECIAL).render(
+                            messages, tools=tools, add_generation_prompt=prompt
+                        )
+                    )  # noqa: B023
+                    theirs = outcome(
+                        lambda: utilities.render_jinja_template(
+                            [messages],
+                            chat_template=source,
+                            tools=tools,
+                            add_generation_prompt=prompt,
+                            **SPECIAL,
+                        )[0][0]
+                    )  # noqa: B023
                     assert ours == theirs, path.name
                     rendered += ours is not None
     assert rendered > 7 * len(paths)
@@ -79,11 +95,17 @@ def render(source: str, **extra: Any) -> str:
         ("{{ bos_token }}{{ eos_token }}", "<s></s>"),
         ("  {% if true %}\nx\n  {% endif %}\ny", "x\ny"),  # blocks leave no blanks
         ("{% for i in range(9) %}{% if i == 2 %}{% break %}{% endif %}{{ i }}{% endfor %}", "01"),
-        ("{% for i in [1, 2] %}{{ loop.index }}/{{ loop.length }}{{ loop.last }} {% endfor %}", "1/2False 2/2True "),
+        (
+            "{% for i in [1, 2] %}{{ loop.index }}/{{ loop.length }}{{ loop.last }} {% endfor %}",
+            "1/2False 2/2True ",
+        ),
         ("{% generation %}{% set x = 1 %}a{% endgeneration %}{{ x is defined }}", "aFalse"),
         ("{% set n = namespace(x=1) %}{% set n.x = n.x + 1 %}{{ n.x }}", "2"),
         ("{{ 'a' ~ 1 ~ none }}{{ 'b' * 3 }}{{ '%03d' % 7 }}", "a1Nonebbb007"),
-        ("{{ ['a', 'b'] | join('-') }}{{ 'aXbX'.replace('X', '!') }}{{ ' x '.strip() }}", "a-ba!b!x"),
+        (
+            "{{ ['a', 'b'] | join('-') }}{{ 'aXbX'.replace('X', '!') }}{{ ' x '.strip() }}",
+            "a-ba!b!x",
+        ),
         ("{{ add_generation_prompt }}{{ tools is none }}{{ documents is none }}", "TrueTrueTrue"),
         ("{{ absent }}|{{ absent is defined }}", "|False"),
         ("{{ enable_thinking }}", "False"),
@@ -104,7 +126,10 @@ def test_a_refusal_is_in_the_words_of_the_template() -> None:
         render("{{ raise_exception('roles must alternate') }}")
 
 
-@pytest.mark.parametrize("source", ["{% for %}", "{{ x", "{% endif %}", "{% include 'x' %}{{", "{{ 1 + }}", "{% unknown %}"])
+@pytest.mark.parametrize(
+    "source",
+    ["{% for %}", "{{ x", "{% endif %}", "{% include 'x' %}{{", "{{ 1 + }}", "{% unknown %}"],
+)
 def test_what_is_no_template_is_refused_at_once(source: str) -> None:
     with pytest.raises(TemplateError, match=r"line \d"):
         ChatTemplate(source)
@@ -179,7 +204,9 @@ def test_a_bomb_is_stopped_in_time(source: str) -> None:
     assert time.perf_counter() - start < 20
 
 
-@pytest.mark.parametrize("messages", [[], "hello", [1], [{"content": "x"}], [{"role": 3}], None, {"role": "user"}])
+@pytest.mark.parametrize(
+    "messages", [[], "hello", [1], [{"content": "x"}], [{"role": 3}], None, {"role": "user"}]
+)
 def test_messages_are_checked_at_the_border(messages: Any) -> None:
     with pytest.raises(TemplateError, match="message"):
         ChatTemplate("{{ 1 }}").render(messages)

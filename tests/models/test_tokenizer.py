@@ -22,7 +22,9 @@ def byte_json(folder: Path, **changes: str) -> Path:
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     inner.decoder = decoders.ByteLevel()
     inner.add_special_tokens(["<s>", "</s>", "<|im_end|>"])
-    inner.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 258)])
+    inner.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", 258)]
+    )
     folder.mkdir(exist_ok=True)
     inner.save(str(folder / "tokenizer.json"))
     return folder / "tokenizer.json"
@@ -30,7 +32,11 @@ def byte_json(folder: Path, **changes: str) -> Path:
 
 @pytest.fixture
 def tokenizer(tmp_path: Path) -> Tokenizer:
-    config = {"bos_token": "<s>", "eos_token": {"content": "</s>"}, "chat_template": "{{ bos_token }}{{ messages[0].content }}"}
+    config = {
+        "bos_token": "<s>",
+        "eos_token": {"content": "</s>"},
+        "chat_template": "{{ bos_token }}{{ messages[0].content }}",
+    }
     return build_tokenizer(TokenizerData(json_path=byte_json(tmp_path), config=config))
 
 
@@ -70,7 +76,9 @@ def test_the_chat_template_knows_the_special_tokens(tokenizer: Tokenizer) -> Non
 
 def test_of_several_templates_the_default_is_taken(tmp_path: Path) -> None:
     named = [{"name": "tool_use", "template": "tools"}, {"name": "default", "template": "plain"}]
-    made = build_tokenizer(TokenizerData(json_path=byte_json(tmp_path), config={"chat_template": named}))
+    made = build_tokenizer(
+        TokenizerData(json_path=byte_json(tmp_path), config={"chat_template": named})
+    )
     assert made.chat is not None and made.chat.source == "plain"
     assert build_tokenizer(TokenizerData(json_path=byte_json(tmp_path))).chat is None
 
@@ -86,7 +94,9 @@ def test_ids_out_of_range_are_refused(ids: list[int], tokenizer: Tokenizer) -> N
         tokenizer.decode(ids)
 
 
-@pytest.mark.parametrize("content", [b"", b"{}", b"[]", b"\xff\xfe", b'{"model": {"type": "BPE"}}', b"x" * 100])
+@pytest.mark.parametrize(
+    "content", [b"", b"{}", b"[]", b"\xff\xfe", b'{"model": {"type": "BPE"}}', b"x" * 100]
+)
 def test_a_damaged_file_is_refused(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_bytes(content)
     with pytest.raises(FileFormatError):

@@ -32,17 +32,29 @@ HARD = [
 
 def metadata_of(path: Path) -> dict[str, Any]:
     found = GGUFFile(path).metadata
-    return {key.removeprefix(PREFIX): value for key, value in found.items() if key.startswith(PREFIX)}
+    return {
+        key.removeprefix(PREFIX): value for key, value in found.items() if key.startswith(PREFIX)
+    }
 
 
 def varied_text(seed: int, count: int) -> list[str]:
     """Lines of words, numbers, marks, scripts and blanks in every order."""
     source = random.Random(seed)
-    scripts = ["abcdeXYZ", "0123456789", " \t\n", "'’\"!?.,;:-_()[]{}<>/\\@#$%^&*+=~`|", "éßñøдфλ", "漢字かな한", "🙂🚀\u0301\u200d"]
+    scripts = [
+        "abcdeXYZ",
+        "0123456789",
+        " \t\n",
+        "'’\"!?.,;:-_()[]{}<>/\\@#$%^&*+=~`|",
+        "éßñøдфλ",
+        "漢字かな한",
+        "🙂🚀\u0301\u200d",
+    ]
     lines = []
     for _ in range(count):
         runs = [source.choice(scripts) for _ in range(source.randint(1, 30))]
-        lines.append("".join(source.choice(run) for run in runs for _ in range(source.randint(1, 4))))
+        lines.append(
+            "".join(source.choice(run) for run in runs for _ in range(source.randint(1, 4)))
+        )
     return lines
 
 
@@ -64,16 +76,30 @@ def smollm2(smollm2_path: Path) -> Tokenizer:
 
 
 def real_lines(shared_data: Path) -> list[str]:
-    texts = [*sorted((shared_data / "text").rglob("*.utf8")), shared_data / "text" / "wiki.valid.raw"]
-    return [line for path in texts for line in path.read_bytes()[:60_000].decode("utf-8", "ignore").splitlines(True)]
+    texts = [
+        *sorted((shared_data / "text").rglob("*.utf8")),
+        shared_data / "text" / "wiki.valid.raw",
+    ]
+    return [
+        line
+        for path in texts
+        for line in path.read_bytes()[:60_000].decode("utf-8", "ignore").splitlines(True)
+    ]
 
 
 @pytest.mark.slow
-def test_smollm2_gives_the_ids_of_transformers_on_real_text(smollm2: Tokenizer, smollm2_path: Path, shared_data: Path) -> None:
+def test_smollm2_gives_the_ids_of_transformers_on_real_text(
+    smollm2: Tokenizer, smollm2_path: Path, shared_data: Path
+) -> None:
     transformers = pytest.importorskip("transformers")
-    other = transformers.AutoTokenizer.from_pretrained(smollm2_path.parent, gguf_file=smollm2_path.name)
+    other = transformers.AutoTokenizer.from_pretrained(
+        smollm2_path.parent, gguf_file=smollm2_path.name
+    )
     # transformers 5.23 reads no "smollm" from GGUF; this is what the model's tokenizer.json has
-    words = [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    words = [
+        pre_tokenizers.Digits(individual_digits=True),
+        pre_tokenizers.ByteLevel(add_prefix_space=False),
+    ]
     other.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(words)
     lines = [*real_lines(shared_data), *HARD, *varied_text(1, 2000)]
     assert len(lines) > 3000
@@ -83,7 +109,9 @@ def test_smollm2_gives_the_ids_of_transformers_on_real_text(smollm2: Tokenizer, 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["gpt-2", "phi-3", "llama-spm"])
-def test_other_vocabularies_give_the_ids_of_transformers_on_real_text(name: str, shared_data: Path) -> None:
+def test_other_vocabularies_give_the_ids_of_transformers_on_real_text(
+    name: str, shared_data: Path
+) -> None:
     transformers = pytest.importorskip("transformers")
     folder = shared_data / "vectors" / "vocabularies"
     file = f"ggml-vocab-{name}.gguf"
@@ -117,7 +145,11 @@ def sentencepiece_model(kind: str, **settings_: Any) -> tuple[Any, dict[str, Any
     sentencepiece = pytest.importorskip("sentencepiece")
     proto = pytest.importorskip("sentencepiece.sentencepiece_model_pb2")
     written = io.BytesIO()
-    text = [f"the {a} {b}s and {b}ing, {a}{b} {i * 37}" for i in range(60) for a, b in [("walk", "talk"), ("new", "read"), ("low", "kind")]]
+    text = [
+        f"the {a} {b}s and {b}ing, {a}{b} {i * 37}"
+        for i in range(60)
+        for a, b in [("walk", "talk"), ("new", "read"), ("low", "kind")]
+    ]
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(text), model_writer=written, vocab_size=400, model_type=kind,
         byte_fallback=True, hard_vocab_limit=False, minloglevel=2, **settings_,
@@ -139,7 +171,10 @@ def sentencepiece_model(kind: str, **settings_: Any) -> tuple[Any, dict[str, Any
 @pytest.mark.parametrize("prefix", [True, False])
 def test_bpe_with_scores_gives_the_ids_of_sentencepiece(prefix: bool) -> None:
     other, metadata = sentencepiece_model(
-        "bpe", normalization_rule_name="identity", remove_extra_whitespaces=False, add_dummy_prefix=prefix
+        "bpe",
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
+        add_dummy_prefix=prefix,
     )
     tokenizer = build_tokenizer(TokenizerData(gguf=metadata | {"add_space_prefix": prefix}))
     words = ["walking", "talks", "the new reads", "lowlow kind", "12 345", "walk talking  newread"]
@@ -152,7 +187,15 @@ def test_bpe_with_scores_gives_the_ids_of_sentencepiece(prefix: bool) -> None:
 def test_unigram_gives_the_ids_of_sentencepiece() -> None:
     other, metadata = sentencepiece_model("unigram", normalization_rule_name="nmt_nfkc")
     tokenizer = build_tokenizer(TokenizerData(gguf=metadata))
-    for text in ["walking", "the new reads", "lowlow kind", " 12  345 ", "walk talking", "café ﬁ", "\tnewread\n"]:
+    for text in [
+        "walking",
+        "the new reads",
+        "lowlow kind",
+        " 12  345 ",
+        "walk talking",
+        "café ﬁ",
+        "\tnewread\n",
+    ]:
         assert tokenizer.encode(text, special=False) == other.encode(text), text
     assert tokenizer.encode("the")[-1] == 2
 
@@ -207,13 +250,27 @@ def test_an_unknown_splitting_is_refused_not_guessed() -> None:
 
 
 def test_gemma_takes_the_order_of_its_tokens_and_spells_spaces() -> None:
-    tokens = ["<unk>", "<bos>", "<eos>", "<start_of_turn>", "  ", "\u2581", "a", "b", "ab", "ba", "aba"]
+    tokens = [
+        "<unk>",
+        "<bos>",
+        "<eos>",
+        "<start_of_turn>",
+        "  ",
+        "\u2581",
+        "a",
+        "b",
+        "ab",
+        "ba",
+        "aba",
+    ]
     metadata = {
         "model": "llama", "tokens": tokens, "scores": [0.0] * len(tokens), "add_space_prefix": False,
         "token_type": [2, 3, 3, 3, 4] + [1] * 6, "bos_token_id": 1, "eos_token_id": 2,
     }  # fmt: skip
     tokenizer = rebuild(metadata)
-    assert tokenizer.encode("aba", add_special_tokens=False).ids == [8, 6] or tokenizer.encode("aba").ids[1:] == [10]
+    assert tokenizer.encode("aba", add_special_tokens=False).ids == [8, 6] or tokenizer.encode(
+        "aba"
+    ).ids[1:] == [10]
     assert tokenizer.encode("a  b", add_special_tokens=False).ids == [6, 4, 7]
     assert tokenizer.encode("<start_of_turn>a").ids == [1, 3, 6]
 
@@ -225,7 +282,9 @@ TINY: Mapping[str, Any] = {
 
 
 def test_a_duplicate_token_keeps_its_place() -> None:
-    tokenizer = build_tokenizer(TokenizerData(gguf={**TINY, "tokens": ["a", "b", "ab", "a"], "token_type": [1] * 4}))
+    tokenizer = build_tokenizer(
+        TokenizerData(gguf={**TINY, "tokens": ["a", "b", "ab", "a"], "token_type": [1] * 4})
+    )
     assert tokenizer.vocabulary_size == 4 and tokenizer.encode("ab") == [2]
 
 
