@@ -59,7 +59,7 @@ def test_templates_of_42_models_render_as_in_transformers(shared_data: Path) -> 
                         lambda: ChatTemplate(source, SPECIAL).render(
                             messages, tools=tools, add_generation_prompt=prompt
                         )
-                    )  # noqa: B023
+                    )
                     theirs = outcome(
                         lambda: utilities.render_jinja_template(
                             [messages],
@@ -68,7 +68,7 @@ def test_templates_of_42_models_render_as_in_transformers(shared_data: Path) -> 
                             add_generation_prompt=prompt,
                             **SPECIAL,
                         )[0][0]
-                    )  # noqa: B023
+                    )
                     assert ours == theirs, path.name
                     rendered += ours is not None
     assert rendered > 7 * len(paths)
@@ -78,7 +78,7 @@ def test_every_real_template_renders_within_its_bounds(shared_data: Path) -> Non
     done = 0
     for path in (shared_data / "vectors" / "vocabularies" / "templates").glob("*.jinja"):
         template = ChatTemplate(path.read_text("utf-8"), SPECIAL)
-        done += outcome(lambda: template.render(CONVERSATIONS[1] * 20)) is not None  # noqa: B023
+        done += outcome(lambda: template.render(CONVERSATIONS[1] * 20)) is not None
     assert done >= 25
 
 
