@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slipstream.backends.batch import PAGE_SIZE, Program, single
+from slipstream.compress.blas import one_blas_thread
 from slipstream.compress.passes.gptq import Factor, factor_hessian
 from slipstream.compress.recipe import Roles
 from slipstream.errors import NumericError
 from slipstream.graph import ops
 from slipstream.graph.graph import Graph
+from slipstream.machine import thread_count
 
 MEMORY_BYTES = 2 << 30  # Hessians and captured inputs held at once
 
@@ -161,18 +164,28 @@ def _sum_products(
     kv = program.new_kv(-(-chunks.shape[1] // PAGE_SIZE))
     roles = Roles.of(program.graph).by_weight
     with_head = any("head" in roles[key] for key in sums)  # it sees only rows with logits
-    for chunk in chunks:
-        captured = program.capture(single(chunk, all_logits=with_head), kv, tuple(sums))
-        for key in sums:
-            x = captured.pop(key)
-            x = x * np.float32((len(x) * len(chunks)) ** -0.5)
-            product = x.T @ x  # of one array with itself: numpy computes only half of it
-            if not np.isfinite(product).all():
-                raise NumericError(f"{key}: its calibration inputs are not finite")
-            sums[key] += product
-        if on_tokens is not None:
-            on_tokens(len(chunk))
+    with one_blas_thread(), ThreadPoolExecutor(thread_count()) as team:
+        for chunk in chunks:
+            captured = program.capture(single(chunk, all_logits=with_head), kv, tuple(sums))
+            # One task a group; the sum of a group grows in the chunks' order whatever the threads.
+            adding = [
+                team.submit(_add, key, captured[key], len(chunks), total)
+                for key, total in sums.items()
+            ]
+            for task in adding:
+                task.result()
+            if on_tokens is not None:
+                on_tokens(len(chunk))
     return sums
+
+
+def _add(key: str, x: NDArray[np.float32], chunk_count: int, total: NDArray[np.float32]) -> None:
+    """Adds one chunk's share to `total`, in place."""
+    x = x * np.float32((len(x) * chunk_count) ** -0.5)
+    product = x.T @ x  # of one array with itself: numpy computes only half of it
+    if not np.isfinite(product).all():
+        raise NumericError(f"{key}: its calibration inputs are not finite")
+    total += product
 
 
 def _claim(folder: Path, chunks: NDArray[np.int32]) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from slipstream.compress.blas import one_blas_thread
 from slipstream.compress.calibrate import Hessians, InputGroup, input_groups
 from slipstream.compress.passes.gptq import gptq
 from slipstream.compress.passes.rtn import round_to_nearest
@@ -51,11 +52,12 @@ def quantize_weights(
     """
     source = _Source(weights, recipe, hessians, {} if memo is None else memo)
     changed: dict[str, Tensor] = {}
-    for steps, group in _by_group(plan(recipe, graph, weights), groups_of(graph, weights)):
-        for name, tensor in _quantize_group(steps, group, source).items():
-            changed[name] = tensor
-            if on_weight is not None:
-                on_weight(name)
+    with one_blas_thread():
+        for steps, group in _by_group(plan(recipe, graph, weights), groups_of(graph, weights)):
+            for name, tensor in _quantize_group(steps, group, source).items():
+                changed[name] = tensor
+                if on_weight is not None:
+                    on_weight(name)
     return changed
 
 
