@@ -168,7 +168,7 @@ def test_a_layer_that_cannot_be_quantized_fails_its_candidate_only(tmp_path: Pat
     hessians.store("model.layers.1.mlp.gate_proj.weight", np.full((64, 64), np.nan, np.float32))
     study = search.run("tiny", None, {})
     failures = [r.failure for r in study.candidates]
-    assert failures[:2] == [None, None] and "layers.1.mlp.gate_proj" in (failures[2] or "")
+    assert failures[0] is None and "layers.1.mlp.gate_proj" in (failures[1] or "")
 
 
 def test_out_of_time_skips_and_says_so(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ def command(  # noqa: PLR0917  each argument is an option of the command line
     out: Annotated[
         Path | None, typer.Option("-o", "--out", help="Folder for the artifact and its report.")
     ] = None,
-    budget_s: Annotated[float, typer.Option(min=1, help="Seconds to spend, about.")] = 240,
+    budget_s: Annotated[float, typer.Option(min=1, help="Seconds to spend, about.")] = 270,
     tokens: Annotated[
         int | None, typer.Option(min=128, help="Tokens to measure on. Default: as time allows.")
     ] = None,
