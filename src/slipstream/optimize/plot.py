@@ -10,7 +10,7 @@ from html import escape
 from typing import Literal
 
 WIDTH, HEIGHT = 560, 380
-LEFT, RIGHT, TOP, BOTTOM = 62, 18, 16, 52
+LEFT, RIGHT, TOP, BOTTOM = 72, 18, 16, 52
 
 Kind = Literal["other", "within", "chosen", "stored"]
 
@@ -104,7 +104,7 @@ def _axes(plot: Plot, frame: _Frame) -> list[str]:
         parts.append(_text(LEFT - 8, y + 4, f"{value:g}", "tick", "end"))
     middle = (TOP + HEIGHT - BOTTOM) / 2
     parts.append(_text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 10, plot.x_label, "label", "middle"))
-    turned = f'text-anchor="middle" transform="translate(15 {middle:.0f}) rotate(-90)"'
+    turned = f'text-anchor="middle" transform="translate(14 {middle:.0f}) rotate(-90)"'
     parts.append(f'<text class="label" {turned}>{escape(plot.y_label)}</text>')
     return parts
 

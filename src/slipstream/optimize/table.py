@@ -77,7 +77,7 @@ def _verdict(study: Study, result: Result, mark: str) -> str:
         return "chosen" if not words else f"forced: {words}"
     if words:
         return words
-    return "within limits, on the front" if mark == "front" else "within limits"
+    return "within, on the front" if mark == "front" else "within limits"
 
 
 def missed_words(verdict: Verdict) -> str:
