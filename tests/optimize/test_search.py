@@ -234,3 +234,11 @@ def test_a_quantized_file_is_shown_as_it_is_served(tmp_path: Path) -> None:
     assert study.stored is not None and study.stored.role == "stored"
     assert study.stored.size_bytes == study.baseline.size_bytes
     assert study.rows[:2] == (study.baseline, study.stored)
+
+
+def test_what_was_skipped_is_not_begun_by_a_second_run(tmp_path: Path) -> None:
+    subject = tiny_subject()
+    hurried = Settings(parse_limits(()), tmp_path, budget_s=1e-6, tokens=TokenPlan(256, 256))
+    first = Search(subject, None, hurried).run("tiny", None, {})
+    again = Search(subject, None, settings(tmp_path)).run("tiny", None, {})
+    assert again.rows == first.rows and again.facts["not_measured"] == first.facts["not_measured"]

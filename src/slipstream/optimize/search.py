@@ -97,6 +97,7 @@ class Search:
         for candidate in self.candidates:
             if self._out_of_time(candidate):
                 skipped.append(candidate.name)
+                self.journal.add("skipped", candidate.name, {})  # a second run is quick
                 continue
             results.append(self.quality(candidate, "candidate", reference))
         results = self.speeds(results)
@@ -239,6 +240,8 @@ class Search:
 
     def _out_of_time(self, candidate: Candidate) -> bool:
         """Whether measuring it would take time that the timing needs. At least two are tried."""
+        if self.journal.get("skipped", candidate.name) is not None:
+            return True
         if self._known(candidate) is not None or self.measured < 4:
             return False
         left = self.settings.budget_s * (1 - budget.SPEED_SHARE) - (self.clock() - self.started)
