@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/pip install --quiet -c constraints.txt
-SOURCES := $(shell find src csrc cmake -type f \( -name '*.py' -o -name '*.cpp' -o -name '*.h' -o -name '*.html' -o -name '*.cmake' \) 2>/dev/null) CMakeLists.txt pyproject.toml constraints.txt
+SOURCES := $(shell find src csrc cmake -type f \( -name '*.py' -o -name '*.cpp' -o -name '*.h' -o -name '*.html' -o -name '*.css' -o -name '*.cmake' \) 2>/dev/null) CMakeLists.txt pyproject.toml constraints.txt
 MODEL ?= smollm2:135m
 OUT ?= demo/smollm2-optimized
 

@@ -128,7 +128,7 @@ def test_ctrl_c_stops_the_answer_and_ctrl_d_the_conversation(spawn):
     terminal.until("tokens at")  # the speed of what was said
     assert "eight" not in terminal.shown
     terminal.until("> ")
-    time.sleep(0.5)  # the prompt is shown a moment before input() waits, and a signal in it waits too
+    time.sleep(0.5)  # a signal between the prompt and input()'s waiting would wait for a key
     terminal.type("\x03")
     terminal.until("to leave")
     terminal.until("> ")
