@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import select
+import signal
 import termios
 import time
 from pathlib import Path
@@ -119,8 +120,11 @@ class Terminal:
         os.write(self.screen, text.encode())
 
 
-def test_ctrl_c_stops_the_answer_and_ctrl_d_the_conversation(spawn):
+@pytest.mark.parametrize("before", [signal.SIG_DFL, signal.SIG_IGN])
+def test_ctrl_c_stops_the_answer_and_ctrl_d_the_conversation(spawn, before):
+    ours = signal.signal(signal.SIGINT, before)  # what the child starts with
     terminal = Terminal(spawn)
+    signal.signal(signal.SIGINT, ours)
     terminal.until("> ")
     terminal.type("Hi\n")
     terminal.until("one two")

@@ -1,6 +1,7 @@
 """`slipstream chat`: a conversation in the terminal, or one turn per line of stdin."""
 
 import json
+import signal
 import sys
 from dataclasses import dataclass, field
 from typing import Annotated
@@ -123,6 +124,8 @@ def converse(session: Session) -> None:
     if interactive:
         import readline  # noqa: F401, PLC0415  importing it gives input() its history
 
+        # A parent may have started us with Ctrl-C ignored (shells do so with background jobs).
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         print(f"{session.engine.name} · /help for help", file=sys.stderr)
     while True:
         try:

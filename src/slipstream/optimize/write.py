@@ -1,9 +1,8 @@
 """What a study chose, as an artifact with its proof, and the report inside it.
 
-OUT/  config.json · model.safetensors · tokenizer… · slipstream.json · report.html
+OUT/  config.json · model.safetensors · tokenizer… · slipstream.json · report.html, all hashed
 """
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -47,13 +46,10 @@ def write_choice(
         chat_template=None if chat is None else chat.source,
         manifest=manifest_of(model, study, chosen),
         activations=whole_settings(settings),
+        files={REPORT: report_html(study, chosen)},
         overwrite=overwrite,
     )
-    report = folder / REPORT
-    partial = folder / f".{REPORT}.part"
-    partial.write_text(report_html(study, chosen), encoding="utf-8")
-    os.replace(partial, report)
-    return report
+    return folder / REPORT
 
 
 def manifest_of(model: Model, study: Study, chosen: Result) -> dict[str, Any]:
