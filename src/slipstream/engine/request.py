@@ -10,7 +10,7 @@ from typing import Literal
 
 from slipstream.errors import RequestError
 
-FinishReason = Literal["stop", "length", "cancelled"]
+FinishReason = Literal["stop", "length", "cancelled", "timeout"]
 
 STOP_STRINGS_MAX = 16
 TOP_LOGPROBS_MAX = 20
@@ -74,6 +74,11 @@ class Request:
     seed        of the noise; token i of the answer depends on (seed, i) alone
     max_tokens  prompt and answer together fit the context
     stop_ids    the ids that end the answer, the model's own included where they apply
+    priority    the lower, the earlier it runs
+    deadline_s  by the engine's clock; once it has passed the answer ends with "timeout"
+    key         the account that fair shares are kept for
+    adapter     the LoRA adapter it runs with
+    leader      the id of the sibling (same prompt and adapter) whose prompt pages it shares
     """
 
     id: int
@@ -82,6 +87,11 @@ class Request:
     seed: int
     max_tokens: int
     stop_ids: frozenset[int] = frozenset()
+    priority: int = 0
+    deadline_s: float | None = None
+    key: str = ""
+    adapter: str | None = None
+    leader: int | None = None
 
     @property
     def length_max(self) -> int:
