@@ -1,0 +1,83 @@
+"""From requests to answers: the only place that submits to an engine.
+
+Handlers choose a shape (`Reply`) and call `respond`; those with shapes of their own read `deltas`
+or `completions`. Leaving early cancels what has not ended.
+"""
+
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import ExitStack, aclosing
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from slipstream.engine.answer import Completion, Delta, fold
+from slipstream.engine.request import Request as EngineRequest
+from slipstream.serve.catalog import Served
+from slipstream.serve.replies import Json, Reply, usage
+from slipstream.serve.stream import ClientGone, EventStream, merged, unless_gone
+
+CLIENT_CLOSED = 499  # as nginx says it; nobody receives it, metrics count it
+
+
+async def respond(
+    http: Request,
+    served: Served,
+    reply: Reply,
+    requests: Sequence[EngineRequest],
+    *,
+    stream: bool,
+    include_usage: bool,
+) -> Response:
+    """The answers to `requests` as one response, whole or as a stream of events."""
+    if stream:
+        return EventStream(_chunks(served, reply, requests, include_usage))
+    try:
+        done = await unless_gone(http.receive, completions(served, requests))
+    except ClientGone:
+        return Response(status_code=CLIENT_CLOSED)
+    return JSONResponse(reply.whole(done))
+
+
+async def completions(served: Served, requests: Sequence[EngineRequest]) -> list[Completion]:
+    """Whole answers, in the order of the requests."""
+    collected: list[list[Delta]] = [[] for _ in requests]
+    async with aclosing(deltas(served, requests)) as arriving:
+        async for index, delta in arriving:
+            collected[index].append(delta)
+    return _folded(requests, collected)
+
+
+async def deltas(
+    served: Served, requests: Sequence[EngineRequest]
+) -> AsyncGenerator[tuple[int, Delta], None]:
+    """Submits the requests, yields their deltas; left early, it cancels what has not ended."""
+    served.admission.admit(len(requests))
+    with ExitStack() as stack:
+        streams = [stack.enter_context(served.service.submit(request)) for request in requests]
+        watched = served.metrics.watched(merged(streams), len(streams))
+        async with aclosing(watched) as arriving:
+            async for item in arriving:
+                yield item
+
+
+async def _chunks(
+    served: Served, reply: Reply, requests: Sequence[EngineRequest], include_usage: bool
+) -> AsyncIterator[Json]:
+    """The events of a stream. Deltas without anything to show are passed over."""
+    collected: list[list[Delta]] = [[] for _ in requests]
+    async with aclosing(deltas(served, requests)) as arriving:
+        async for index, delta in arriving:
+            first = not collected[index]
+            collected[index].append(delta)
+            if first or delta.text or delta.logprobs or delta.finish:
+                yield reply.chunk(index, delta, first)
+    if include_usage:
+        yield reply.usage_chunk(usage(_folded(requests, collected)))
+
+
+def _folded(
+    requests: Sequence[EngineRequest], collected: Sequence[Sequence[Delta]]
+) -> list[Completion]:
+    return [
+        fold(request.prompt_ids, parts) for request, parts in zip(requests, collected, strict=True)
+    ]
