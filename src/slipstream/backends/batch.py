@@ -29,6 +29,8 @@ class Batch:
                               sequence s is at position lengths[s]
     pages       int32 [S, P]  page numbers of each sequence in order; unused entries are -1
     logit_rows  int32 [L]     rows whose logits are wanted, ascending; may be empty
+    adapters    int32 [S]     the program's adapter slot of each sequence, -1 for none; None: no
+                              sequence has one
     """
 
     ids: NDArray[np.int32]
@@ -36,6 +38,7 @@ class Batch:
     lengths: NDArray[np.int32]
     pages: NDArray[np.int32]
     logit_rows: NDArray[np.int32]
+    adapters: NDArray[np.int32] | None = None
 
     def positions(self) -> NDArray[np.int32]:
         """int32 [R]: the position of each row in its own sequence."""
@@ -62,6 +65,8 @@ class Batch:
         rows = self.logit_rows
         if len(rows) and (rows[0] < 0 or rows[-1] >= len(self.ids) or (np.diff(rows) <= 0).any()):
             raise ValueError("logit_rows must rise and lie within the batch")
+        if self.adapters is not None and self.adapters.shape != self.lengths.shape:
+            raise ValueError("adapters must have one slot (or -1) for each sequence")
 
 
 def single(ids: NDArray[np.int32], all_logits: bool = False) -> Batch:
