@@ -7,12 +7,13 @@ them with the application.
 import asyncio
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from slipstream.engine.engine import Engine, Prompt
 from slipstream.engine.request import Request, SamplingParams
 from slipstream.engine.service import Service
 from slipstream.serve.admission import Admission, AdmissionLimits
+from slipstream.serve.caller import Caller
 from slipstream.serve.metrics import Metrics
 from slipstream.serve.refusal import ModelNotFound
 
@@ -34,15 +35,28 @@ class Served:
         self.admission = Admission(self.service, self.limits)
         self.metrics = Metrics(self.name, self.service.snapshot)
 
-    async def requests(self, prompts: Sequence[Prompt], params: SamplingParams) -> list[Request]:
+    async def requests(
+        self, prompts: Sequence[Prompt], params: SamplingParams, caller: Caller
+    ) -> list[Request]:
         """Tokenizes and checks; on a worker thread, since prompts may be long."""
-        return await asyncio.to_thread(self._requests, prompts, params)
+        return await asyncio.to_thread(self._requests, prompts, params, caller)
 
-    def _requests(self, prompts: Sequence[Prompt], params: SamplingParams) -> list[Request]:
-        requests = [self.engine.request(prompt, params) for prompt in prompts]
+    def _requests(
+        self, prompts: Sequence[Prompt], params: SamplingParams, caller: Caller
+    ) -> list[Request]:
+        requests = [self._request(prompt, params, caller) for prompt in prompts]
         for request in requests:
             self.admission.check_lengths(len(request.prompt_ids), params.max_tokens)
         return requests
+
+    def _request(self, prompt: Prompt, params: SamplingParams, caller: Caller) -> Request:
+        deadline_s = None if caller.timeout_s is None else time.monotonic() + caller.timeout_s
+        return replace(
+            self.engine.request(prompt, params),
+            key=caller.account,
+            priority=caller.priority,
+            deadline_s=deadline_s,
+        )
 
 
 class Catalog:

@@ -1,8 +1,8 @@
 """What clients may send, as OpenAI's API spells it; anything else is refused, never ignored.
 
 Fields of that API that are not served yet are accepted with the value that changes nothing
-(``n=1``, ``tools=null``), since clients send those unasked. `top_k`, `min_p`, `stop_token_ids` and
-`ignore_eos` are extensions, spelled as vLLM spells them.
+(``n=1``, ``tools=null``), since clients send those unasked. `top_k`, `min_p`, `stop_token_ids`,
+`ignore_eos` and `priority` are extensions, spelled as vLLM spells them; `timeout` is ours.
 """
 
 import json
@@ -62,6 +62,8 @@ class Generation(Strict):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     user: str | None = None  # names the caller; changes nothing
+    priority: int | None = None  # the lower, the earlier it runs
+    timeout: float | None = None  # seconds for the whole answer
 
     n: Annotated[Any, only(1)] = None
     frequency_penalty: Annotated[Any, only(0)] = None

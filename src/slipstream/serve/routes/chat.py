@@ -8,6 +8,7 @@ from starlette.routing import Route
 
 from slipstream.serve.admission import read_json
 from slipstream.serve.answering import respond
+from slipstream.serve.caller import caller_of
 from slipstream.serve.openai import ChatRequest
 from slipstream.serve.replies import Reply
 from slipstream.serve.server import Server
@@ -19,10 +20,11 @@ def routes(server: Server) -> list[Route]:
     async def chat_completions(http: Request) -> Response:
         asked = ChatRequest.model_validate(await read_json(http, server.limits))
         messages = [message.message() for message in asked.messages]
+        caller = caller_of(http, priority=asked.priority, timeout_s=asked.timeout)
         served = server.catalog.choose(asked.model)
         served.admission.admit()
         prompt = await asyncio.to_thread(served.engine.chat_ids, messages)
-        requests = await served.requests([prompt], asked.params())
+        requests = await served.requests([prompt], asked.params(), caller)
         reply = Reply("chat", served.name, served.engine.tokenizer)
         return await respond(
             http,
