@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,3 +48,46 @@ def python_of(peer: Peer) -> Path:
     subprocess.run([*install, peer.requirement], check=True, env=environment, stdout=2)
     ready.write_text(wanted)
     return python
+
+
+def llama_programs(*names: str) -> Path:
+    """The folder of llama.cpp's own programs (llama-server, llama-quantize …), built for this
+    machine from the sources that `LLAMA_CPP` packs; compiling them takes ten minutes, once.
+    """
+    folder = ROOT / "build" / "peers" / "llama.cpp"
+    binaries = folder / "build" / "bin"
+    if all((binaries / name).exists() for name in names):
+        return binaries
+    print(f"building {', '.join(names)} (once, several minutes)", file=sys.stderr)
+    source = _sources(folder)
+    settings = [
+        "-DGGML_NATIVE=ON",
+        "-DGGML_OPENMP=ON",
+        "-DLLAMA_CURL=OFF",
+        "-DLLAMA_BUILD_TESTS=OFF",
+    ]
+    configure = [
+        "cmake",
+        "-S",
+        str(source),
+        "-B",
+        str(folder / "build"),
+        "-DCMAKE_BUILD_TYPE=Release",
+    ]
+    subprocess.run([*configure, *settings, "-DBUILD_SHARED_LIBS=OFF"], check=True, stdout=2)
+    build = ["cmake", "--build", str(folder / "build"), "-j", str(os.cpu_count() or 1)]
+    subprocess.run([*build, "--target", *names], check=True, stdout=2)
+    return binaries
+
+
+def _sources(folder: Path) -> Path:
+    """llama.cpp as the source package of `LLAMA_CPP` holds it, unpacked."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if not list(folder.glob("*.tar.gz")):
+        fetch = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
+        fetch += ["--no-binary", ":all:", "--dest", str(folder), LLAMA_CPP.requirement]
+        subprocess.run(fetch, check=True, stdout=2)
+    archive = next(folder.glob("*.tar.gz"))
+    with tarfile.open(archive) as packed:
+        packed.extractall(folder, filter="data")
+    return folder / archive.name.removesuffix(".tar.gz") / "vendor" / "llama.cpp"
