@@ -23,6 +23,7 @@ class Timings:
     finished_s: float
     prompt_tokens: int
     answer_tokens: int
+    cached_tokens: int = 0  # of the prompt, found in the prefix cache
 
     @property
     def first_token_latency_s(self) -> float:
@@ -44,8 +45,9 @@ class Timings:
 class Delta:
     """What one step adds to one answer. `text` may be empty while a character is incomplete.
 
-    finish      None until the last delta, which also has `timings`
-    stopped_by  the stop string or token id that ended the answer, if one did
+    finish           None until the last delta, which also has `timings`
+    stopped_by       the stop string or token id that ended the answer, if one did
+    prompt_logprobs  in the first delta, if asked for: one of each prompt token after the first
     """
 
     request_id: int
@@ -55,11 +57,16 @@ class Delta:
     finish: FinishReason | None = None
     stopped_by: str | int | None = None
     timings: Timings | None = None
+    prompt_logprobs: tuple[TokenLogprob, ...] | None = None
 
 
 @dataclass(frozen=True)
 class Completion:
-    """A whole answer. `ids` include a final stop token; `text` has neither it nor a stop string."""
+    """A whole answer. `ids` include a final stop token; `text` has neither it nor a stop string.
+
+    cached_tokens    of the prompt, which the prefix cache or a sibling had computed already
+    prompt_logprobs  if asked for: one of each prompt token after the first
+    """
 
     request_id: int
     prompt_ids: tuple[int, ...]
@@ -69,6 +76,8 @@ class Completion:
     finish: FinishReason
     stopped_by: str | int | None
     timings: Timings
+    cached_tokens: int = 0
+    prompt_logprobs: tuple[TokenLogprob, ...] | None = None
 
 
 def fold(prompt_ids: Iterable[int], deltas: Iterable[Delta]) -> Completion:
@@ -85,6 +94,8 @@ def fold(prompt_ids: Iterable[int], deltas: Iterable[Delta]) -> Completion:
         finish=last.finish,
         stopped_by=last.stopped_by,
         timings=last.timings,
+        cached_tokens=last.timings.cached_tokens,
+        prompt_logprobs=parts[0].prompt_logprobs,
     )
 
 

@@ -12,7 +12,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from itertools import count
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -24,18 +23,20 @@ from slipstream.backends.batch import Program
 from slipstream.engine.answer import Answer, Completion, Delta, fold
 from slipstream.engine.batching import batch_of
 from slipstream.engine.codec import Message, TextCodec
+from slipstream.engine.intake import Intake, Prompt, Terms
 from slipstream.engine.loading import compile_program
 from slipstream.engine.options import EngineOptions, Settings, resolve
 from slipstream.engine.request import Request, SamplingParams
 from slipstream.engine.sampler import TokenLogprob, logprob, sample
 from slipstream.engine.scheduler import Plan, Scheduler
 from slipstream.engine.stats import Snapshot, Stats
-from slipstream.errors import PromptTooLongError, RequestError, UnsupportedError
+from slipstream.errors import UnsupportedError
 from slipstream.machine import machine
 from slipstream.models.load import load
 from slipstream.models.model import Model
 
-Prompt = str | Sequence[int]
+
+__all__ = ["Engine", "Prompt"]
 
 
 class Engine:
@@ -60,10 +61,11 @@ class Engine:
         self.vocabulary = min(program.graph.vocabulary, tokenizer.vocabulary_size)
         self.kv = program.new_kv(settings.page_count)
         self._clock = clock
-        self._fresh_seed = fresh_seed
         self._answers: dict[int, Answer] = {}
         self._mail: dict[int, deque[Delta]] = {}  # of callers of `stream` and `generate`
-        self._ids = count(1)
+        self.intake = Intake(
+            tokenizer, self.vocabulary, settings.context, clock=clock, fresh_seed=fresh_seed
+        )
 
     @classmethod
     def open(cls, source: str | Path | Model, options: EngineOptions | None = None) -> "Engine":
@@ -101,20 +103,37 @@ class Engine:
 
     # Requests, one by one: what the service uses.
 
-    def request(self, prompt: Prompt, params: SamplingParams | None = None) -> Request:
-        """Checks a prompt and completes its parameters; does not queue it yet."""
-        params = params or SamplingParams()
-        ids = self.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
-        room = self._room(ids, params)
-        return Request(
-            id=next(self._ids),
-            prompt_ids=tuple(int(i) for i in ids),
-            params=params,
-            seed=self._fresh_seed() if params.seed is None else params.seed,
-            max_tokens=min(room, params.max_tokens or room),
-            stop_ids=params.stop_ids
-            | (frozenset() if params.ignore_eos else self.tokenizer.eos_ids),
-        )
+    def request(
+        self,
+        prompt: Prompt,
+        params: SamplingParams | None = None,
+        *,
+        choice: int = 0,
+        priority: int = 0,
+        timeout_s: float | None = None,
+        key: str = "",
+        adapter: str | None = None,
+    ) -> Request:
+        """Checks a prompt and completes its parameters; does not queue it yet.
+
+        `choice` varies the seed; `timeout_s` counts from now; see `Request` for the others.
+        """
+        terms = Terms(priority, timeout_s, key, adapter)
+        return self.intake.request(prompt, params or SamplingParams(), terms, choice)
+
+    def requests(
+        self,
+        prompt: Prompt,
+        params: SamplingParams | None = None,
+        *,
+        priority: int = 0,
+        timeout_s: float | None = None,
+        key: str = "",
+        adapter: str | None = None,
+    ) -> list[Request]:
+        """`params.n` requests of one prompt, each with a seed of its own; submit all of them."""
+        terms = Terms(priority, timeout_s, key, adapter)
+        return self.intake.siblings(prompt, params or SamplingParams(), terms)
 
     def submit(self, request: Request) -> None:
         """Queues a request made by `request`; the coming steps answer it."""
@@ -215,20 +234,6 @@ class Engine:
             if answer.started_s is not None:
                 self.stats.count_finished(self._clock() - answer.started_s)
         return answer
-
-    def _room(self, ids: Sequence[int], params: SamplingParams) -> int:
-        """The most tokens an answer to `ids` may have. Refuses prompts that cannot be answered."""
-        context, wanted = self.settings.context, params.max_tokens or 1
-        if not len(ids):
-            raise RequestError("the prompt has no tokens; give at least one")
-        if not 0 <= min(ids) <= max(ids) < self.vocabulary:
-            raise RequestError(f"token ids of the prompt must be in 0…{self.vocabulary - 1}")
-        if len(ids) + wanted > context:
-            raise PromptTooLongError(
-                f"the prompt has {len(ids)} tokens and {wanted} are asked for as an answer; "
-                f"together {len(ids) + wanted} of at most {context}. Shorten one of them"
-            )
-        return context - len(ids)
 
     def _file(self, deltas: Sequence[Delta]) -> None:
         for delta in deltas:

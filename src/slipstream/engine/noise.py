@@ -60,6 +60,11 @@ def gumbel(bits: Bits) -> Doubles:
     return values
 
 
+def choice_seed(seed: int, choice: int) -> int:
+    """The seed of choice `choice` of a request with several; choice 0 keeps the request's own."""
+    return seed if choice == 0 else _mixed_int(_mixed_int(seed) ^ _mixed_int(choice * STEP))
+
+
 def _hashed(key: int, numbers: Ids) -> Bits:
     bits = numbers.astype(np.uint64) * np.uint64(STEP) + np.uint64(key)
     bits = (bits ^ (bits >> np.uint64(30))) * MIX_1

@@ -11,10 +11,11 @@ that goes away is cancelled before the next step.
 import asyncio
 import logging
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import Future
 from queue import Empty, SimpleQueue
 from types import TracebackType
-from typing import Self
+from typing import Any, Self, TypeVar
 
 from slipstream.engine.answer import Delta
 from slipstream.engine.engine import Engine
@@ -25,6 +26,7 @@ from slipstream.errors import EngineError, UnavailableError
 log = logging.getLogger("slipstream.engine")
 
 Letter = Delta | Exception
+Result = TypeVar("Result")
 
 
 class AnswerStream(AsyncIterator[Delta]):
@@ -76,8 +78,10 @@ class Service:
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
-        self._inbox: SimpleQueue[Request | int | None] = SimpleQueue()  # id: cancel; None: stop
+        # an id: cancel; a function: call it; None: stop
+        self._inbox: SimpleQueue[Request | int | Callable[[], None] | None] = SimpleQueue()
         self._streams: dict[int, AnswerStream] = {}
+        self._calls: set[Future[Any]] = set()  # not yet done
         self._thread = threading.Thread(target=self._serve, name="engine", daemon=True)
         self._draining = False
         self._drained = asyncio.Event()
@@ -111,6 +115,29 @@ class Service:
         self._streams[request.id] = stream
         self._inbox.put(request)
         return stream
+
+    async def call(self, work: Callable[[Engine], Result]) -> Result:
+        """What `work(engine)` returns or raises, run on the engine's thread between two steps.
+
+        For whatever needs the program to itself: embeddings, loading an adapter. Keep it short:
+        every answer waits meanwhile. Cancelled before it began, it does not run.
+        """
+        if not self._thread.is_alive():
+            raise UnavailableError("the server is stopping; send the request to another one")
+        done: Future[Result] = Future()
+
+        def run() -> None:
+            if not done.set_running_or_notify_cancel():
+                return
+            try:
+                done.set_result(work(self.engine))
+            except Exception as error:  # of the caller's own work: told to the caller
+                done.set_exception(error)
+
+        self._calls.add(done)
+        done.add_done_callback(self._calls.discard)
+        self._inbox.put(run)
+        return await asyncio.wrap_future(done)
 
     async def drain(self) -> None:
         """Takes no further requests and waits until those under way have been answered."""
@@ -153,6 +180,9 @@ class Service:
         self._draining = True
         for request_id in list(self._streams):
             self._deliver_error(request_id, error)
+        for call in list(self._calls):
+            if not call.done():
+                call.set_exception(error)
 
     # The engine's thread.
 
@@ -184,8 +214,10 @@ class Service:
                     return False
                 if isinstance(letter, Request):
                     self._accept(letter)
-                else:
+                elif isinstance(letter, int):
                     self.engine.cancel(letter)
+                else:
+                    letter()
         except Empty:
             return True
 
