@@ -80,7 +80,7 @@ def _add_matrix(builder: Any, tensor: Tensor) -> int:
     offsets = None if tensor.offsets is None else _bits_of_half(tensor.offsets)
     number: int = builder.add_affine(
         np.ascontiguousarray(tensor.codes),
-        tensor.format.bits,
+        4 if tensor.format.nibbles else 8,
         _bits_of_half(tensor.scales),
         offsets,
         tensor.format.zero,

@@ -28,7 +28,7 @@ def quantize_affine(
     groups = group_count(weight.shape, format)
     scales = np.empty((weight.shape[0], groups), scale_dtype)
     offsets = _empty_offsets(format, scales)
-    codes = np.empty(weight.shape, np.uint8 if format.bits == 4 else np.int8)
+    codes = np.empty(weight.shape, np.uint8 if format.nibbles else np.int8)
     for rows in pieces(weight.shape):
         grouped = weight[rows].reshape(-1, groups, weight.shape[1] // groups)
         if not np.isfinite(grouped).all():
@@ -38,7 +38,7 @@ def quantize_affine(
             offsets[rows] = zero
         rounded = _round_codes(grouped, scales[rows], zero, format)
         codes[rows] = rounded.reshape(weight[rows].shape)
-    packed = pack_nibbles(codes) if format.bits == 4 else codes
+    packed = pack_nibbles(codes) if format.nibbles else codes
     return AffineTensor(format, packed, scales, offsets)
 
 
@@ -61,19 +61,18 @@ def _empty_offsets(format: Affine, scales: NDArray) -> NDArray | None:
         return None
     if format.zero == "minimum":
         return np.empty_like(scales)
-    return np.empty(scales.shape, np.uint8 if format.bits == 4 else np.int8)
+    return np.empty(scales.shape, np.uint8 if format.nibbles else np.int8)
 
 
 def _scales_and_zeros(
     grouped: NDArray[np.float32], format: Affine, scale_dtype: np.dtype
 ) -> tuple[NDArray, NDArray[np.float32]]:
     """Scales [O, G] in their type, and zeros [O, G]: codes for zero_point, values for minimum."""
-    lowest, highest = _range(format)
+    lowest, highest = format.code_range
     if format.zero == "symmetric":
-        # 4 bits reach from -8 to 7: spanning 7.5 on both sides errs least (as compressed-tensors).
-        reach = 7.5 if format.bits == 4 else 127.0
-        scale = _to_finite(np.abs(grouped).max(axis=-1) / np.float32(reach), scale_dtype)
-        return scale, np.full(scale.shape, 8 if format.bits == 4 else 0, np.float32)
+        reach = np.float32(symmetric_reach(format))
+        scale = _to_finite(np.abs(grouped).max(axis=-1) / reach, scale_dtype)
+        return scale, np.full(scale.shape, format.code_of_zero, np.float32)
     least, most = grouped.min(axis=-1), grouped.max(axis=-1)
     if format.zero == "zero_point":  # zero itself must be expressible
         least, most = np.minimum(least, 0), np.maximum(most, 0)
@@ -91,7 +90,7 @@ def _round_codes(
     grouped: NDArray[np.float32], scale: NDArray, zero: NDArray[np.float32], format: Affine
 ) -> NDArray[np.float32]:
     """The nearest codes [O, G, N] of the values, as floats within the range of the format."""
-    lowest, highest = _range(format)
+    lowest, highest = format.code_range
     wide = scale.astype(np.float32)[..., None]
     by_minimum = format.zero == "minimum"
     values = grouped - zero[..., None] if by_minimum else grouped
@@ -101,9 +100,13 @@ def _round_codes(
     return np.clip(np.rint(codes, out=codes), lowest, highest, out=codes)
 
 
-def _range(format: Affine) -> tuple[int, int]:
-    """The least and the greatest code."""
-    return (0, 15) if format.bits == 4 else (-128, 127)
+def symmetric_reach(format: Affine) -> float:
+    """Steps that the scale spans on each side of zero.
+
+    4 bits reach from -8 to 7: spanning 7.5 on both sides errs least (as compressed-tensors does);
+    8 bits leave out -128.
+    """
+    return 127.0 if format.bits == 8 else (1 << format.bits - 1) - 0.5
 
 
 def _to_finite(values: NDArray[np.float32], dtype: np.dtype) -> NDArray:

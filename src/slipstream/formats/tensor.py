@@ -29,12 +29,33 @@ class Affine:
     minimum       scale · q + m     scale · q + m, m a float
     ============  ================  ==========================================
 
-    with q in 0…15 for 4 bits and -128…127 for 8. A group is a multiple of 16.
+    with q in 0…15 for 4 bits and -128…127 for 8. A group is a multiple of 16. Codes of 3 and 2 bits
+    are codes of 4 bits in a smaller range (`code_range`): kernels run them as such, files pack
+    them densely.
     """
 
-    bits: Literal[4, 8]
+    bits: Literal[2, 3, 4, 8]
     group: int | None
     zero: Zero = "symmetric"
+
+    @property
+    def nibbles(self) -> bool:
+        """Whether codes lie two in a byte, as those of 4 bits and fewer do."""
+        return self.bits <= 4
+
+    @property
+    def code_range(self) -> tuple[int, int]:
+        """The least and the greatest code q."""
+        if self.bits == 8:
+            return -128, 127
+        if self.zero == "symmetric":
+            return 8 - (1 << self.bits - 1), 7 + (1 << self.bits - 1)
+        return 0, (1 << self.bits) - 1
+
+    @property
+    def code_of_zero(self) -> int:
+        """The code that a symmetric format gives back as 0."""
+        return 8 if self.nibbles else 0
 
 
 @dataclass(frozen=True)
@@ -62,7 +83,8 @@ class DenseTensor:
 class AffineTensor:
     """A matrix [O, I] of integer codes.
 
-    codes    uint8 [O, I / 2] for 4 bits (the low nibble is the even input); int8 [O, I] for 8
+    codes    uint8 [O, I / 2] for 4 bits and fewer (the low nibble is the even input); int8 [O, I]
+             for 8
     scales   float16 or float32 [O, G]
     offsets  None (symmetric) · uint8 or int8 [O, G] (zero_point)
              · float16 or float32 [O, G] (minimum)
@@ -77,11 +99,11 @@ class AffineTensor:
     def shape(self) -> tuple[int, int]:
         """(O, I)."""
         rows, width = self.codes.shape
-        return rows, width * (8 // self.format.bits)
+        return rows, width * (2 if self.format.nibbles else 1)
 
     @property
     def size_bytes(self) -> int:
-        """Codes, scales and offsets."""
+        """Codes, scales and offsets, as they are in memory; a file packs 3 and 2 bits closer."""
         offsets = 0 if self.offsets is None else self.offsets.nbytes
         return self.codes.nbytes + self.scales.nbytes + offsets
 
@@ -103,13 +125,13 @@ Tensor = DenseTensor | AffineTensor
 def _decode(tensor: AffineTensor, rows: slice, values: NDArray[np.float32]) -> None:
     """Writes the values of some rows into float32 [rows, G, N]."""
     kind, codes = tensor.format, tensor.codes[rows]
-    if kind.bits == 4:
+    if kind.nibbles:
         codes = unpack_nibbles(codes)
     values[:] = codes.reshape(values.shape)
     if kind.zero == "zero_point":
         assert tensor.offsets is not None
         values -= tensor.offsets[rows, :, None].astype(np.float32)
-    elif kind.zero == "symmetric" and kind.bits == 4:
+    elif kind.zero == "symmetric" and kind.nibbles:
         values -= np.float32(8)
     with np.errstate(invalid="ignore", over="ignore"):  # damaged scales may be infinite
         values *= tensor.scales[rows, :, None].astype(np.float32)

@@ -100,7 +100,7 @@ def gptq(weight: F32, factor: Factor, format: Affine, clip: Clip = "mse") -> Rou
     scale, zero = np.array(grid.scale.T, np.float32), np.array(grid.zero.T)  # [G, O]
     group = inputs // len(scale)
     remaining = np.ascontiguousarray(weight.T[factor.order])  # W [I, O], one column of W a row
-    codes = np.empty((inputs, outputs), np.uint8 if format.bits == 4 else np.int8)
+    codes = np.empty((inputs, outputs), np.uint8 if format.nibbles else np.int8)
     loss = 0.0
     step = gcd(_LAZY_COLUMNS, group) if in_order else _LAZY_COLUMNS
     for start in range(0, inputs, step):

@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from slipstream.formats.affine import ScaleType, group_count
+from slipstream.formats.affine import ScaleType, group_count, symmetric_reach
 from slipstream.formats.nibbles import pack_nibbles
 from slipstream.formats.tensor import Affine, AffineTensor
 
@@ -42,7 +42,7 @@ class Grid:
 
     def tensor(self, codes: NDArray) -> AffineTensor:
         """Codes [O, I] with this grid, packed for storage."""
-        if self.format.bits == 4:
+        if self.format.nibbles:
             packed: NDArray = pack_nibbles(codes)
         else:
             packed = codes.astype(np.int8)
@@ -53,12 +53,12 @@ class Grid:
             return None
         if self.format.zero == "minimum":
             return self.zero.astype(self.scale.dtype)
-        return self.zero.astype(np.uint8 if self.format.bits == 4 else np.int8)
+        return self.zero.astype(np.uint8 if self.format.nibbles else np.int8)
 
 
 def code_range(format: Affine) -> tuple[int, int]:
     """The least and the greatest code."""
-    return (0, 15) if format.bits == 4 else (-128, 127)
+    return format.code_range
 
 
 def to_codes(x: F32, scale: F32, zero: F32, format: Affine) -> F32:
@@ -140,18 +140,21 @@ def _searched(groups: _Groups, format: Affine, dtype: np.dtype) -> tuple[NDArray
 
 
 def _proposals(groups: _Groups, format: Affine, dtype: np.dtype) -> Iterator[tuple[NDArray, F32]]:
-    if format.zero == "symmetric" and format.bits == 4:
-        yield from _signed_scales(groups, dtype)
+    if format.zero == "symmetric" and format.nibbles:
+        yield from _signed_scales(groups, format, dtype)
         return
     for share in _SHARES[1:]:
         yield _spanning(groups, format, share, dtype)
 
 
-def _signed_scales(groups: _Groups, dtype: np.dtype) -> Iterator[tuple[NDArray, F32]]:
+def _signed_scales(
+    groups: _Groups, format: Affine, dtype: np.dtype
+) -> Iterator[tuple[NDArray, F32]]:
     """4-bit codes reach from -8 to 7: the scale's sign puts the larger side on the longer arm."""
+    longer = np.float32(format.code_range[0] - format.code_of_zero)
     furthest = np.where(groups.most > -groups.least, groups.most, groups.least)
     for share in _SIGNED_SHARES:
-        scale = to_storage(furthest * (share / np.float32(-8)), dtype)
+        scale = to_storage(furthest * (share / longer), dtype)
         yield scale, np.full(scale.shape, 8, np.float32)
 
 
@@ -162,9 +165,9 @@ def _spanning(
     low, high = code_range(format)
     least, most = groups.least, groups.most
     if format.zero == "symmetric":
-        reach = np.float32(7.5 if format.bits == 4 else 127)
+        reach = np.float32(symmetric_reach(format))
         scale = to_storage(np.maximum(most, -least) * share / reach, dtype)
-        return scale, np.full(scale.shape, 8 if format.bits == 4 else 0, np.float32)
+        return scale, np.full(scale.shape, format.code_of_zero, np.float32)
     if format.zero == "zero_point":  # zero itself must be expressible
         least, most = np.minimum(least, 0) * share, np.maximum(most, 0) * share
     else:

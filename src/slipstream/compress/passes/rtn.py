@@ -24,7 +24,7 @@ def round_to_nearest(
     importance  float32 [I], optional: how much an error in each input matters
     """
     grid = fit_grid(weight, format, clip, importance=importance)
-    codes = np.empty(weight.shape, np.uint8 if format.bits == 4 else np.int8)
+    codes = np.empty(weight.shape, np.uint8 if format.nibbles else np.int8)
     grouped = weight.reshape(*grid.scale.shape, -1)
     for start in range(0, len(weight), _ROWS):
         rows = slice(start, start + _ROWS)
