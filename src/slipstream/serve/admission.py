@@ -1,19 +1,20 @@
 """Who is let in: everything that can be refused is refused here, before any work is done.
 
-Bodies are bounded in bytes and depth, the queue in requests, answers in tokens. The app calls
-`read_json` first and `Admission.admit` before each submission.
+The queue is bounded in requests, prompts and answers in tokens, accounts in tokens a minute. Routes
+call `Admission.admit` before they tokenize; `answering` holds `places` while it is answered.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 
-from pydantic_core import from_json
-from starlette.exceptions import HTTPException
-from starlette.requests import Request
-
+from slipstream.engine.request import Request
 from slipstream.engine.service import Service
 from slipstream.errors import OverloadedError, RequestError
+from slipstream.serve.body import read_body, read_json
+from slipstream.serve.rates import Accounts
+
+__all__ = ["Admission", "AdmissionLimits", "read_body", "read_json"]
 
 RETRY_AFTER_MAX_S = 60.0
 
@@ -25,15 +26,31 @@ class AdmissionLimits:
     queue              requests that may wait beside those that run
     body_bytes         of a request's body
     json_depth         of nested lists and objects in it
+    header_bytes       of a request's line and headers
     max_prompt_tokens  None: as many as the context holds
     max_answer_tokens  None: as many as the context holds
+    timeout_s          from a request's arrival to the end of its answer; None: none
+    header_timeout_s   for a request's line and headers to arrive
+    body_timeout_s     for its body to arrive
+    write_timeout_s    for a client to read something of what it was sent
+    connections        open at once
+    log_prompts        whether logs may have the text of prompts
+    accounts           what each caller may use
     """
 
     queue: int = 128
     body_bytes: int = 4 * 2**20
     json_depth: int = 32
+    header_bytes: int = 64 * 2**10
     max_prompt_tokens: int | None = None
     max_answer_tokens: int | None = None
+    timeout_s: float | None = None
+    header_timeout_s: float = 10.0
+    body_timeout_s: float = 30.0
+    write_timeout_s: float = 30.0
+    connections: int = 1024
+    log_prompts: bool = False
+    accounts: Accounts = field(default_factory=Accounts)
 
 
 class Admission:
@@ -48,6 +65,8 @@ class Admission:
         """OverloadedError unless there is room for `count` more requests right now."""
         room = self._batch + self.limits.queue
         open_now = self.service.requests_open
+        if count > room:
+            raise RequestError(f"a request may ask for {room} answers at once here, not {count}")
         if open_now + count > room:
             error = OverloadedError(
                 f"{open_now} requests are being served or waiting, the limit is {room}; "
@@ -56,62 +75,45 @@ class Admission:
             error.retry_after_s = self.estimated_wait_s()
             raise error
 
+    @contextmanager
+    def places(self, requests: Sequence[Request]) -> Iterator[None]:
+        """Room for `requests`, whose prompts count against their accounts from now on."""
+        self.admit(len(requests))
+        for request in requests:
+            self.limits.accounts.of(request.key).check_tokens(len(request.prompt_ids))
+        for request in requests:
+            if request.leader is None:  # siblings share its prompt
+                self.spend(request, len(request.prompt_ids))
+        yield
+
+    def spend(self, request: Request, tokens: int) -> None:
+        """Counts tokens of an answer against the account of its request."""
+        self.limits.accounts.of(request.key).spend_tokens(tokens)
+
     def estimated_wait_s(self) -> float:
         """How long until a place is likely to be free, from how long requests have been taking."""
         seen = self.service.snapshot()
         rounds = 1 + seen.waiting / self._batch
         return min(RETRY_AFTER_MAX_S, max(1.0, rounds * seen.request_s / self._batch))
 
-    def check_lengths(self, prompt_tokens: int, answer_tokens: int | None) -> None:
-        """RequestError when this server's own limits on lengths are exceeded."""
+    def timeout_s(self, asked_s: float | None) -> float | None:
+        """How long a request may take: what it asks for, within what the server allows."""
+        return min((one for one in (asked_s, self.limits.timeout_s) if one), default=None)
+
+    def priority(self, account: str, asked: int) -> int:
+        """What a request runs with: nobody gets ahead of what its account may ask for."""
+        return max(asked, self.limits.accounts.of(account).limits.priority) if account else asked
+
+    def bounded(self, request: Request) -> Request:
+        """`request`, its answer no longer than allowed. RequestError: it asks for too much."""
+        asked = request.params.max_tokens
         for what, tokens, most in (
-            ("prompt", prompt_tokens, self.limits.max_prompt_tokens),
-            ("answer", answer_tokens or 0, self.limits.max_answer_tokens),
+            ("prompt", len(request.prompt_ids), self.limits.max_prompt_tokens),
+            ("answer", asked or 0, self.limits.max_answer_tokens),
         ):
             if most is not None and tokens > most:
                 raise RequestError(f"the {what} may have {most} tokens here, not {tokens}")
-
-
-async def read_json(request: Request, limits: AdmissionLimits) -> dict[str, Any]:
-    """The body as a JSON object. Refuses with a reason: type, size, syntax, depth."""
-    kind = request.headers.get("content-type", "application/json").partition(";")[0].strip()
-    if kind.lower() != "application/json":
-        raise HTTPException(415, f"send application/json, not {kind}")
-    body = await _read(request, limits.body_bytes)
-    try:
-        content = from_json(body, allow_inf_nan=False)
-    except ValueError as error:
-        raise RequestError(f"the body is not valid JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise RequestError("the body must be a JSON object")
-    if _deeper_than(content, limits.json_depth):
-        raise RequestError(f"the body is nested deeper than {limits.json_depth} levels")
-    return content
-
-
-async def _read(request: Request, most: int) -> bytes:
-    too_large = HTTPException(413, f"the body may have at most {most} bytes")
-    declared = request.headers.get("content-length", "0")
-    if declared.isdecimal() and int(declared) > most:
-        raise too_large
-    body = bytearray()
-    async for part in request.stream():
-        body += part
-        if len(body) > most:
-            raise too_large
-    return bytes(body)
-
-
-def _deeper_than(content: Any, depth: int) -> bool:
-    """Whether lists and objects nest deeper than `depth`, level by level."""
-    level = [content]
-    for _ in range(depth):
-        containers = [item for item in level if isinstance(item, (list, Mapping))]
-        if not containers:
-            return False
-        level = [
-            child
-            for item in containers
-            for child in (item.values() if isinstance(item, Mapping) else item)
-        ]
-    return any(isinstance(item, (list, Mapping)) for item in level)
+        most = self.limits.max_answer_tokens
+        if most is not None and request.max_tokens > most:
+            return replace(request, max_tokens=most)
+        return request

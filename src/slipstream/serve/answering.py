@@ -12,8 +12,10 @@ from starlette.responses import JSONResponse, Response
 
 from slipstream.engine.answer import Completion, Delta, fold
 from slipstream.engine.request import Request as EngineRequest
+from slipstream.errors import UnavailableError
 from slipstream.serve.catalog import Served
-from slipstream.serve.replies import Json, Reply, usage
+from slipstream.serve.refusal import TimedOut
+from slipstream.serve.replies import Json, Reply
 from slipstream.serve.stream import ClientGone, EventStream, merged, unless_gone
 
 CLIENT_CLOSED = 499  # as nginx says it; nobody receives it, metrics count it
@@ -26,11 +28,10 @@ async def respond(
     requests: Sequence[EngineRequest],
     *,
     stream: bool,
-    include_usage: bool,
 ) -> Response:
     """The answers to `requests` as one response, whole or as a stream of events."""
     if stream:
-        return EventStream(_chunks(served, reply, requests, include_usage))
+        return EventStream(_events(served, reply, requests), reply.framing)
     try:
         done = await unless_gone(http.receive, completions(served, requests))
     except ClientGone:
@@ -43,6 +44,7 @@ async def completions(served: Served, requests: Sequence[EngineRequest]) -> list
     collected: list[list[Delta]] = [[] for _ in requests]
     async with aclosing(deltas(served, requests)) as arriving:
         async for index, delta in arriving:
+            refuse_unfinished(delta)
             collected[index].append(delta)
     return _folded(requests, collected)
 
@@ -51,8 +53,8 @@ async def deltas(
     served: Served, requests: Sequence[EngineRequest]
 ) -> AsyncGenerator[tuple[int, Delta], None]:
     """Submits the requests, yields their deltas; left early, it cancels what has not ended."""
-    served.admission.admit(len(requests))
     with ExitStack() as stack:
+        stack.enter_context(served.admission.places(requests))
         streams = [stack.enter_context(served.service.submit(request)) for request in requests]
         watched = served.metrics.watched(merged(streams), len(streams))
         async with aclosing(watched) as arriving:
@@ -60,19 +62,27 @@ async def deltas(
                 yield item
 
 
-async def _chunks(
-    served: Served, reply: Reply, requests: Sequence[EngineRequest], include_usage: bool
+async def _events(
+    served: Served, reply: Reply, requests: Sequence[EngineRequest]
 ) -> AsyncIterator[Json]:
-    """The events of a stream. Deltas without anything to show are passed over."""
+    """The events of a stream, in the reply's shape."""
     collected: list[list[Delta]] = [[] for _ in requests]
     async with aclosing(deltas(served, requests)) as arriving:
         async for index, delta in arriving:
-            first = not collected[index]
+            refuse_unfinished(delta)
             collected[index].append(delta)
-            if first or delta.text or delta.logprobs or delta.finish:
-                yield reply.chunk(index, delta, first)
-    if include_usage:
-        yield reply.usage_chunk(usage(_folded(requests, collected)))
+            for event in reply.events(index, delta):
+                yield event
+    for event in reply.closing(_folded(requests, collected)):
+        yield event
+
+
+def refuse_unfinished(delta: Delta) -> None:
+    """TimedOut or UnavailableError for an answer that was ended before its end."""
+    if delta.finish == "timeout":
+        raise TimedOut("the answer took longer than this request's timeout; it was ended")
+    if delta.finish == "cancelled":
+        raise UnavailableError("the answer was cancelled; send the request again")
 
 
 def _folded(

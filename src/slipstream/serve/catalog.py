@@ -44,19 +44,21 @@ class Served:
     def _requests(
         self, prompts: Sequence[Prompt], params: SamplingParams, caller: Caller
     ) -> list[Request]:
-        requests = [self._request(prompt, params, caller) for prompt in prompts]
-        for request in requests:
-            self.admission.check_lengths(len(request.prompt_ids), params.max_tokens)
-        return requests
+        admission = self.admission
+        requests = [
+            replace(
+                self.engine.request(prompt, params),
+                key=caller.account,
+                priority=admission.priority(caller.account, caller.priority),
+                deadline_s=_deadline(admission.timeout_s(caller.timeout_s)),
+            )
+            for prompt in prompts
+        ]
+        return [admission.bounded(request) for request in requests]
 
-    def _request(self, prompt: Prompt, params: SamplingParams, caller: Caller) -> Request:
-        deadline_s = None if caller.timeout_s is None else time.monotonic() + caller.timeout_s
-        return replace(
-            self.engine.request(prompt, params),
-            key=caller.account,
-            priority=caller.priority,
-            deadline_s=deadline_s,
-        )
+
+def _deadline(timeout_s: float | None) -> float | None:
+    return None if timeout_s is None else time.monotonic() + timeout_s
 
 
 class Catalog:

@@ -13,18 +13,24 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from slipstream.errors import OverloadedError, PromptTooLongError, SlipstreamError
 
 CODES = {
     400: "invalid_request",
+    401: "invalid_api_key",
     404: "not_found",
     405: "method_not_allowed",
+    408: "body_timeout",
     413: "body_too_large",
     415: "unsupported_media_type",
     429: "rate_limit_exceeded",
+    499: "client_closed",
     503: "unavailable",
+    504: "timeout",
+    504: "timeout",
 }
 VALIDATION_CODES = {"missing": "missing_required_parameter", "extra_forbidden": "unknown_parameter"}
 
@@ -34,6 +40,31 @@ class ModelNotFound(HTTPException):
 
     def __init__(self, message: str) -> None:
         super().__init__(404, message)
+
+
+class TimedOut(HTTPException):
+    """An answer that was not complete when its time was over."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(504, message)
+
+
+class Unauthorized(HTTPException):
+    """No API key where one is needed, or one that is not known."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(401, message, {"WWW-Authenticate": "Bearer"})
+
+
+class TimedOut(HTTPException):
+    """The time that a request was given is over, its answer is not complete."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            504,
+            "the time limit of this request has passed before its answer was complete; "
+            "ask for fewer tokens or allow more time",
+        )
 
 
 @dataclass(frozen=True)
@@ -48,7 +79,9 @@ class Refusal:
 
     def body(self) -> dict[str, Any]:
         """The error object."""
-        kind = {429: "rate_limit_error"}.get(self.status, "invalid_request_error")
+        kind = {401: "authentication_error", 429: "rate_limit_error"}.get(
+            self.status, "invalid_request_error"
+        )
         return {
             "error": {
                 "message": self.message,
@@ -77,6 +110,8 @@ def refusal_of(error: Exception) -> Refusal:
         return Refusal(error.http_status, str(error))
     if isinstance(error, ModelNotFound):
         return Refusal(404, error.detail, "model", "model_not_found")
+    if isinstance(error, ClientDisconnect):
+        return Refusal(499, "the client closed the connection before its request had arrived")
     if isinstance(error, HTTPException):
         return Refusal(error.status_code, error.detail, headers=dict(error.headers or {}))
     return Refusal(500, "the server failed on this request; its log says why")
