@@ -58,8 +58,9 @@ async def deltas(
         streams = [stack.enter_context(served.service.submit(request)) for request in requests]
         watched = served.metrics.watched(merged(streams), len(streams))
         async with aclosing(watched) as arriving:
-            async for item in arriving:
-                yield item
+            async for index, delta in arriving:
+                served.admission.spend(requests[index], len(delta.ids))
+                yield index, delta
 
 
 async def _events(

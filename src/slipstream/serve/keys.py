@@ -84,8 +84,7 @@ def _read(file: Path) -> str:
 def _lines(text: str, source: str) -> list[tuple[str, str, AccountLimits | None]]:
     """(name, key, limits) of each line; a mistake is told by its line, without the key."""
     found = []
-    for number, line in enumerate(text.splitlines(), 1):
-        line = line.strip()
+    for number, line in enumerate(map(str.strip, text.splitlines()), 1):
         if not line or line.startswith("#"):
             continue
         name, _, rest = line.partition(":")

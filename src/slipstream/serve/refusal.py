@@ -30,7 +30,6 @@ CODES = {
     499: "client_closed",
     503: "unavailable",
     504: "timeout",
-    504: "timeout",
 }
 VALIDATION_CODES = {"missing": "missing_required_parameter", "extra_forbidden": "unknown_parameter"}
 
@@ -54,17 +53,6 @@ class Unauthorized(HTTPException):
 
     def __init__(self, message: str) -> None:
         super().__init__(401, message, {"WWW-Authenticate": "Bearer"})
-
-
-class TimedOut(HTTPException):
-    """The time that a request was given is over, its answer is not complete."""
-
-    def __init__(self) -> None:
-        super().__init__(
-            504,
-            "the time limit of this request has passed before its answer was complete; "
-            "ask for fewer tokens or allow more time",
-        )
 
 
 @dataclass(frozen=True)
