@@ -74,6 +74,11 @@ VERBS: dict[str, Verb] = {
         "Measure how fast models run here.",
         "slipstream bench OUT smollm2:135m",
     ),
+    "load": Verb(
+        "slipstream.cli.load",
+        "Put load on a server, ours or another's, and show what its clients see.",
+        "slipstream load http://127.0.0.1:8000 --concurrency 1,8,32",
+    ),
 }
 
 
