@@ -8,7 +8,8 @@ without a traceback and exits with `exit_code`; the server answers with `http_st
     ├── FileFormatError          a file is not what it claims to be
     │   ├── GGUFError
     │   ├── SafetensorsError
-    │   └── ArtifactError
+    │   ├── ArtifactError
+    │   └── AdapterError
     ├── SourceError              a model could not be found or fetched
     ├── UnsupportedError         understood, but not served here
     ├── TemplateError            a chat template cannot be rendered
@@ -44,6 +45,10 @@ class SafetensorsError(FileFormatError):
 
 class ArtifactError(FileFormatError):
     """An artifact whose manifest or hashes do not agree with its files."""
+
+
+class AdapterError(FileFormatError):
+    """A LoRA adapter whose files do not make sense, or do not fit the model."""
 
 
 class SourceError(SlipstreamError):
