@@ -7,7 +7,8 @@ them with the application.
 import asyncio
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from typing import Any
 
 from slipstream.engine.engine import Engine, Prompt
 from slipstream.engine.request import Request, SamplingParams
@@ -45,20 +46,13 @@ class Served:
         self, prompts: Sequence[Prompt], params: SamplingParams, caller: Caller
     ) -> list[Request]:
         admission = self.admission
-        requests = [
-            replace(
-                self.engine.request(prompt, params),
-                key=caller.account,
-                priority=admission.priority(caller.account, caller.priority),
-                deadline_s=_deadline(admission.timeout_s(caller.timeout_s)),
-            )
-            for prompt in prompts
-        ]
-        return [admission.bounded(request) for request in requests]
-
-
-def _deadline(timeout_s: float | None) -> float | None:
-    return None if timeout_s is None else time.monotonic() + timeout_s
+        terms: dict[str, Any] = {
+            "key": caller.account,
+            "priority": admission.priority(caller.account, caller.priority),
+            "timeout_s": admission.timeout_s(caller.timeout_s),
+        }
+        made = [self.engine.requests(prompt, params, **terms) for prompt in prompts]
+        return [admission.bounded(request) for siblings in made for request in siblings]
 
 
 class Catalog:
