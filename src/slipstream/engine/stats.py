@@ -22,6 +22,9 @@ class Snapshot:
     preemptions_total: int
     finished_total: int
     request_s: float  # running mean of how long a request takes once it runs; 0 until one ended
+    pages_cached: int = 0  # without an owner, kept for their tokens
+    prefix_queries_total: int = 0  # prompt tokens looked up in the prefix cache
+    prefix_hits_total: int = 0  # and found there
 
     @property
     def kv_use(self) -> float:
