@@ -24,12 +24,14 @@ CODES = {
     404: "not_found",
     405: "method_not_allowed",
     408: "body_timeout",
+    409: "conflict",
     413: "body_too_large",
     415: "unsupported_media_type",
     429: "rate_limit_exceeded",
     499: "client_closed",
     503: "unavailable",
     504: "timeout",
+    507: "insufficient_memory",
 }
 VALIDATION_CODES = {"missing": "missing_required_parameter", "extra_forbidden": "unknown_parameter"}
 
