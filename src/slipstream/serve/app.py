@@ -10,6 +10,7 @@ from starlette.exceptions import HTTPException
 
 from slipstream.engine.engine import Engine
 from slipstream.errors import SlipstreamError
+from slipstream.serve import middleware
 from slipstream.serve.admission import AdmissionLimits
 from slipstream.serve.catalog import Catalog, Served
 from slipstream.serve.routes import chat, completions, models, operations
@@ -32,6 +33,7 @@ def make_server_app(server: Server) -> Starlette:
     app = Starlette(
         routes=[route for module in ROUTES for route in module.routes(server)],
         exception_handlers=dict.fromkeys(REFUSED, server.refuse),
+        middleware=middleware.layers(server),
         lifespan=server.lifespan,
     )
     app.state.server = server

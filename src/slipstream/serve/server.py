@@ -1,6 +1,6 @@
 """What all handlers share: the catalog of models and the limits. Built by `app.make_app`."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from starlette.applications import Starlette
@@ -9,15 +9,39 @@ from starlette.responses import Response
 
 from slipstream.serve.admission import AdmissionLimits
 from slipstream.serve.catalog import Catalog
+from slipstream.serve.keys import KeyRing
+from slipstream.serve.metrics import ServerMetrics
 from slipstream.serve.refusal import refusal_of
+from slipstream.serve.tracing import Tracer
+from slipstream.serve.traffic import Traffic
 
 
 class Server:
     """One application's state."""
 
-    def __init__(self, catalog: Catalog, limits: AdmissionLimits) -> None:
+    def __init__(
+        self,
+        catalog: Catalog,
+        limits: AdmissionLimits,
+        *,
+        keyring: KeyRing | None = None,
+        cors_origins: Sequence[str] = (),
+        tracer: Tracer | None = None,
+    ) -> None:
         self.catalog = catalog
         self.limits = limits
+        self.keyring = keyring or KeyRing(limits.accounts)
+        self.cors_origins = cors_origins
+        self.tracer = tracer or Tracer()
+        self.traffic = Traffic()
+        self.metrics = ServerMetrics(self.traffic)
+
+    @property
+    def ready(self) -> bool:
+        """Whether requests are taken and every model answers."""
+        models = list(self.catalog)
+        alive = bool(models) and all(served.service.alive for served in models)
+        return alive and not self.traffic.draining
 
     @asynccontextmanager
     async def lifespan(self, app: Starlette) -> AsyncIterator[None]:
@@ -25,11 +49,10 @@ class Server:
         self.catalog.start()
         yield
         await self.catalog.stop()
+        self.tracer.close()
 
     async def refuse(self, http: Request, error: Exception) -> Response:
         """Any exception as OpenAI's error object."""
         refusal = refusal_of(error)
-        for served in self.catalog:
-            served.metrics.count_refused(refusal.status)
-            break
+        self.metrics.count_refused(refusal.status)
         return refusal.response()
