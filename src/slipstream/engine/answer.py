@@ -11,6 +11,7 @@ from slipstream.engine.codec import Decoder
 from slipstream.engine.detokenize import TextStream
 from slipstream.engine.request import FinishReason, Request
 from slipstream.engine.sampler import TokenLogprob
+from slipstream.errors import SlipstreamError
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class Delta:
     finish           None until the last delta, which also has `timings`
     stopped_by       the stop string or token id that ended the answer, if one did
     prompt_logprobs  in the first delta, if asked for: one of each prompt token after the first
+    error            in the last delta, if the request failed by itself: raise it at the client
     """
 
     request_id: int
@@ -58,6 +60,7 @@ class Delta:
     stopped_by: str | int | None = None
     timings: Timings | None = None
     prompt_logprobs: tuple[TokenLogprob, ...] | None = None
+    error: SlipstreamError | None = None
 
 
 @dataclass(frozen=True)
@@ -113,7 +116,10 @@ class Answer:
 
     def __post_init__(self) -> None:
         request = self.request
-        self.stream = TextStream(self.decoder, request.prompt_ids, request.params.stop)
+        params = request.params
+        self.stream = TextStream(
+            self.decoder, request.prompt_ids, params.stop, skip_special=params.skip_special
+        )
 
     def push(self, token: int, logprobs: tuple[TokenLogprob, ...], now_s: float) -> Delta:
         """The delta of a sampled token; its `finish` says whether it was the last."""
@@ -130,9 +136,9 @@ class Answer:
             return self._end(Delta(id_, (token,), text, logprobs, "length"), now_s)
         return Delta(id_, (token,), text, logprobs)
 
-    def cancel(self, now_s: float) -> Delta:
-        """The last delta of an answer that nobody waits for any more."""
-        return self._end(Delta(self.request.id, (), "", finish="cancelled"), now_s)
+    def cancel(self, now_s: float, error: SlipstreamError | None = None) -> Delta:
+        """The last delta of an answer that nobody waits for any more, or that cannot go on."""
+        return self._end(Delta(self.request.id, (), "", finish="cancelled", error=error), now_s)
 
     def _end(self, delta: Delta, now_s: float) -> Delta:
         """The last delta, completed by text that was held back and the timings."""

@@ -21,31 +21,37 @@ class CharacterStream:
                                    given            so it waits for the next id
     """
 
-    def __init__(self, decoder: Decoder, context_ids: Sequence[int] = ()) -> None:
+    def __init__(
+        self, decoder: Decoder, context_ids: Sequence[int] = (), *, skip_special: bool = True
+    ) -> None:
         self._decoder = decoder
+        self._skip_special = skip_special
         self._window = list(context_ids[-CONTEXT_TOKENS:])
-        self._given = len(decoder.decode(self._window)) if self._window else 0
+        self._given = len(self._text()) if self._window else 0
 
     def push(self, token: int) -> str:
         """The characters that `token` completes; often none."""
         self._window.append(token)
-        text = self._decoder.decode(self._window)
+        text = self._text()
         sure = text.removesuffix(REPLACEMENT)
         new = sure[self._given :]
         self._given = max(self._given, len(sure))
         if len(self._window) > WINDOW_TOKENS and sure == text:
             self._window = self._window[-CONTEXT_TOKENS:]
-            self._given = len(self._decoder.decode(self._window))
+            self._given = len(self._text())
         return new
 
     def flush(self) -> str:
         """What was held back: there will be no further id."""
         if not self._window:
             return ""
-        text = self._decoder.decode(self._window)
+        text = self._text()
         rest = text[self._given :]
         self._given = len(text)
         return rest
+
+    def _text(self) -> str:
+        return self._decoder.decode(self._window, self._skip_special)
 
 
 class StopFinder:
@@ -83,9 +89,14 @@ class TextStream:
     """
 
     def __init__(
-        self, decoder: Decoder, prompt_ids: Sequence[int] = (), stop: Sequence[str] = ()
+        self,
+        decoder: Decoder,
+        prompt_ids: Sequence[int] = (),
+        stop: Sequence[str] = (),
+        *,
+        skip_special: bool = True,
     ) -> None:
-        self._characters = CharacterStream(decoder, prompt_ids)
+        self._characters = CharacterStream(decoder, prompt_ids, skip_special=skip_special)
         self._finder = StopFinder(stop)
 
     def push(self, token: int) -> tuple[str, str | None]:

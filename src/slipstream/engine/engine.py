@@ -23,18 +23,18 @@ from slipstream.backends.batch import Program
 from slipstream.engine.answer import Answer, Completion, Delta, fold
 from slipstream.engine.batching import batch_of
 from slipstream.engine.codec import Message, TextCodec
+from slipstream.engine.drawing import Drawer, Drawn
 from slipstream.engine.intake import Intake, Prompt, Terms
 from slipstream.engine.loading import compile_program
 from slipstream.engine.options import EngineOptions, Settings, resolve
 from slipstream.engine.request import Request, SamplingParams
-from slipstream.engine.sampler import TokenLogprob, logprob, sample
+from slipstream.engine.sampler import TokenLogprob
 from slipstream.engine.scheduler import Plan, Scheduler
 from slipstream.engine.stats import Snapshot, Stats
 from slipstream.errors import UnsupportedError
 from slipstream.machine import machine
 from slipstream.models.load import load
 from slipstream.models.model import Model
-
 
 __all__ = ["Engine", "Prompt"]
 
@@ -60,6 +60,7 @@ class Engine:
         self.scheduler = Scheduler(settings.limits, settings.page_count)
         self.vocabulary = min(program.graph.vocabulary, tokenizer.vocabulary_size)
         self.kv = program.new_kv(settings.page_count)
+        self.drawer = Drawer()
         self._clock = clock
         self._answers: dict[int, Answer] = {}
         self._mail: dict[int, deque[Delta]] = {}  # of callers of `stream` and `generate`
@@ -182,9 +183,10 @@ class Engine:
         self._count(plan)
         self.scheduler.begin(plan)
         logits = self.program.step(batch_of(plan, self.scheduler.sequences), self.kv)
-        tokens, logprobs = self._sample(plan, logits)
-        self.scheduler.commit(plan, tokens)
-        deltas = self._detokenize(tokens, logprobs)
+        drawn = self._sample(plan, logits)
+        failed = self._end_failed(drawn)
+        self.scheduler.commit(plan, drawn.tokens)
+        deltas = failed + self._detokenize(drawn.tokens, drawn.logprobs)
         self._file(deltas)
         return deltas
 
@@ -198,20 +200,18 @@ class Engine:
                 answer.started_s = now
                 self.stats.prompt_tokens += len(answer.request.prompt_ids)
 
-    def _sample(
-        self, plan: Plan, logits: NDArray[np.float32]
-    ) -> tuple[dict[int, int], dict[int, tuple[TokenLogprob, ...]]]:
-        tokens: dict[int, int] = {}
-        logprobs: dict[int, tuple[TokenLogprob, ...]] = {}
-        sampling = [piece.request_id for piece in plan.pieces if piece.samples]
-        for row, request_id in zip(logits[:, : self.vocabulary], sampling, strict=True):
-            sequence = self.scheduler.sequences[request_id]
-            request, params = sequence.request, sequence.request.params
-            token = sample(row, params, request.seed, sequence.answer_length)
-            tokens[request_id] = token
-            wanted = params.logprobs
-            logprobs[request_id] = (logprob(row, token, params.top_logprobs),) if wanted else ()
-        return tokens, logprobs
+    def _sample(self, plan: Plan, logits: NDArray[np.float32]) -> Drawn:
+        sampling = [self.scheduler.sequences[p.request_id] for p in plan.pieces if p.samples]
+        return self.drawer.draw(logits[:, : self.vocabulary], sampling)
+
+    def _end_failed(self, drawn: Drawn) -> list[Delta]:
+        """The last deltas of requests that have no next token; the others go on."""
+        deltas = []
+        for request_id, error in drawn.failed.items():
+            answer = self._forget(request_id)
+            assert answer is not None
+            deltas.append(answer.cancel(self._clock(), error))
+        return deltas
 
     def _detokenize(
         self, tokens: Mapping[int, int], logprobs: Mapping[int, tuple[TokenLogprob, ...]]
@@ -230,6 +230,7 @@ class Engine:
     def _forget(self, request_id: int) -> Answer | None:
         answer = self._answers.pop(request_id, None)
         if answer is not None:
+            self.drawer.forget(request_id)
             self.scheduler.remove(request_id)
             if answer.started_s is not None:
                 self.stats.count_finished(self._clock() - answer.started_s)
@@ -263,6 +264,8 @@ class DeltaStream(Iterator[Delta]):
         delta = self._mail.popleft()
         if delta.finish is not None:
             self._leave()
+        if delta.error is not None:
+            raise delta.error
         return delta
 
     def close(self) -> None:

@@ -11,6 +11,7 @@ from itertools import count
 from typing import Any
 
 from slipstream.engine.codec import TextCodec
+from slipstream.engine.constrain import Constrainer
 from slipstream.engine.noise import choice_seed
 from slipstream.engine.request import Request, SamplingParams
 from slipstream.errors import PromptTooLongError, RequestError
@@ -59,6 +60,7 @@ class Intake:
         self._context = context
         self._clock = clock
         self._fresh_seed = fresh_seed
+        self._constrainer = Constrainer(tokenizer, vocabulary)
         self._ids = count(1)
 
     def request(
@@ -80,6 +82,7 @@ class Intake:
             deadline_s=None if terms.timeout_s is None else self._clock() + terms.timeout_s,
             key=terms.key,
             adapter=terms.adapter,
+            constraints=self._constrainer.constraints(params),
         )
 
     def siblings(self, prompt: Prompt, params: SamplingParams, terms: Terms) -> list[Request]:

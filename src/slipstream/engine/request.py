@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from slipstream.engine.constraints import Constraints
 from slipstream.engine.grammar import Grammar
 from slipstream.errors import RequestError
 
@@ -48,6 +49,7 @@ class SamplingParams:
     stop          strings that end the answer; they are not part of it
     stop_ids      token ids that end it, besides the model's own end of turn
     ignore_eos    do not stop at the model's own end of turn (for benchmarks)
+    skip_special  leave control tokens out of the text (off: tool calls may be marked by them)
     seed          the same seed gives the same tokens, whoever else is served (None: a fresh one)
     logprobs      also report each token's log-probability under the unmodified distribution,
     top_logprobs  and those of this many most likely tokens
@@ -73,6 +75,7 @@ class SamplingParams:
     stop: tuple[str, ...] = ()
     stop_ids: frozenset[int] = frozenset()
     ignore_eos: bool = False
+    skip_special: bool = True
     seed: int | None = None
     logprobs: bool = False
     top_logprobs: int = 0
@@ -167,6 +170,7 @@ class Request:
     key         the account that fair shares are kept for
     adapter     the LoRA adapter it runs with
     leader      the id of the sibling (same prompt and adapter) whose prompt pages it shares
+    constraints  what of `params` needed the tokenizer
     """
 
     id: int
@@ -180,6 +184,7 @@ class Request:
     key: str = ""
     adapter: str | None = None
     leader: int | None = None
+    constraints: Constraints = Constraints()
 
     @property
     def length_max(self) -> int:

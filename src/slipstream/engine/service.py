@@ -165,6 +165,9 @@ class Service:
 
     def _deliver(self, deltas: list[Delta]) -> None:
         for delta in deltas:
+            if delta.error is not None:
+                self._deliver_error(delta.request_id, delta.error)
+                continue
             ended = delta.finish is not None
             request_id = delta.request_id
             stream = self._close(request_id) if ended else self._streams.get(request_id)
