@@ -12,8 +12,13 @@ Message = Mapping[str, Any]  # {"role": …, "content": …}, as chat templates 
 class ChatRenderer(Protocol):
     """A chat template: messages to the text of a prompt."""
 
-    def render(self, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> str:
-        """TemplateError when the template refuses the messages."""
+    def render(
+        self, messages: Sequence[Message], *, add_generation_prompt: bool = True, **variables: Any
+    ) -> str:
+        """The prompt; `variables` reach the template by name (``tools``, ``enable_thinking``).
+
+        TemplateError when the template refuses the messages.
+        """
         ...
 
 
