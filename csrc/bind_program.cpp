@@ -1,5 +1,6 @@
 // Python's view of Program and KV: arrays are checked, the GIL is released, the step runs.
 
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/vector.h>
 
@@ -12,10 +13,11 @@ namespace nb = nanobind;
 namespace slipstream {
 namespace {
 
+using MaybeArray = std::optional<AnyArray>;
 using OutArray = nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 
 Batch batch_of(const AnyArray& ids, const AnyArray& row_starts, const AnyArray& lengths,
-               const AnyArray& pages, const AnyArray& logit_rows) {
+               const AnyArray& pages, const AnyArray& logit_rows, const MaybeArray& adapters) {
   Batch batch;
   batch.ids = array_data<std::int32_t>(ids, 1, "ids");
   batch.row_starts = array_data<std::int32_t>(row_starts, 1, "row_starts");
@@ -32,6 +34,12 @@ Batch batch_of(const AnyArray& ids, const AnyArray& row_starts, const AnyArray& 
   if (extent(pages, 0) != batch.sequences) {
     throw std::invalid_argument("pages must have a row for each sequence");
   }
+  if (adapters) {
+    batch.adapters = array_data<std::int32_t>(*adapters, 1, "adapters");
+    if (extent(*adapters, 0) != batch.sequences) {
+      throw std::invalid_argument("adapters must have a slot for each sequence");
+    }
+  }
   return batch;
 }
 
@@ -43,9 +51,9 @@ float* logits_of(const Program& program, const Batch& batch, OutArray& out) {
 }
 
 void step(Program& program, const AnyArray& ids, const AnyArray& row_starts,
-          const AnyArray& lengths, const AnyArray& pages, const AnyArray& logit_rows, KV& kv,
-          OutArray logits) {
-  const Batch batch = batch_of(ids, row_starts, lengths, pages, logit_rows);
+          const AnyArray& lengths, const AnyArray& pages, const AnyArray& logit_rows,
+          const MaybeArray& adapters, KV& kv, OutArray logits) {
+  const Batch batch = batch_of(ids, row_starts, lengths, pages, logit_rows, adapters);
   float* out = logits_of(program, batch, logits);
   nb::gil_scoped_release release;
   program.step(batch, kv, out);
@@ -53,9 +61,9 @@ void step(Program& program, const AnyArray& ids, const AnyArray& row_starts,
 
 std::vector<std::int64_t> step_timed(Program& program, const AnyArray& ids,
                                      const AnyArray& row_starts, const AnyArray& lengths,
-                                     const AnyArray& pages, const AnyArray& logit_rows, KV& kv,
-                                     OutArray logits) {
-  const Batch batch = batch_of(ids, row_starts, lengths, pages, logit_rows);
+                                     const AnyArray& pages, const AnyArray& logit_rows,
+                                     const MaybeArray& adapters, KV& kv, OutArray logits) {
+  const Batch batch = batch_of(ids, row_starts, lengths, pages, logit_rows, adapters);
   float* out = logits_of(program, batch, logits);
   std::vector<std::int64_t> nanoseconds;
   nb::gil_scoped_release release;
@@ -65,9 +73,9 @@ std::vector<std::int64_t> step_timed(Program& program, const AnyArray& ids,
 
 void step_captured(Program& program, const AnyArray& ids, const AnyArray& row_starts,
                    const AnyArray& lengths, const AnyArray& pages, const AnyArray& logit_rows,
-                   KV& kv, OutArray logits, const std::vector<int>& nodes,
-                   std::vector<OutArray> inputs) {
-  const Batch batch = batch_of(ids, row_starts, lengths, pages, logit_rows);
+                   const MaybeArray& adapters, KV& kv, OutArray logits,
+                   const std::vector<int>& nodes, std::vector<OutArray> inputs) {
+  const Batch batch = batch_of(ids, row_starts, lengths, pages, logit_rows, adapters);
   float* out = logits_of(program, batch, logits);
   if (nodes.size() != inputs.size()) throw std::invalid_argument("one array for each node");
   std::vector<Capture> captures;
@@ -90,8 +98,8 @@ void bind_program(nb::module_& module) {
   nb::class_<KV>(module, "KV")
       .def_prop_ro("page_count", &KV::page_count)
       .def_prop_ro("size_bytes", &KV::size_bytes);
-  nb::class_<Program>(module, "Program")
-      .def_prop_ro("threads", &Program::threads)
+  nb::class_<Program> program(module, "Program");
+  program.def_prop_ro("threads", &Program::threads)
       .def_prop_ro("vocabulary", &Program::vocabulary)
       .def_prop_ro("resident_bytes", &Program::resident_bytes)
       .def("new_kv", &Program::new_kv)
@@ -100,9 +108,13 @@ void bind_program(nb::module_& module) {
              const Value& value = program.input_of(node);
              return std::pair(value.width, value.domain == Domain::selected);
            })
-      .def("step", &step)
-      .def("step_timed", &step_timed)
-      .def("step_captured", &step_captured);
+      .def("step", &step, nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg().none(),
+           nb::arg(), nb::arg())
+      .def("step_timed", &step_timed, nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(),
+           nb::arg().none(), nb::arg(), nb::arg())
+      .def("step_captured", &step_captured, nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(),
+           nb::arg().none(), nb::arg(), nb::arg(), nb::arg(), nb::arg());
+  bind_adapters(program);
 }
 
 }  // namespace slipstream

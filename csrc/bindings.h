@@ -11,3 +11,6 @@ void bind_program(nanobind::module_& module);  // bind_program.cpp
 }  // namespace slipstream
 
 void bind_probe(nanobind::module_& module);  // probe.cpp
+class Program;
+void bind_adapters(nanobind::class_<Program>& program);  // bind_adapters.cpp
+

@@ -1,5 +1,6 @@
 // Picks the tables of the kernels that the step executor calls, by instruction set.
 
+#include "kernels/adapter.h"
 #include "kernels/attention.h"
 #include "kernels/elementwise.h"
 #include "kernels/norm.h"
@@ -15,11 +16,13 @@ namespace slipstream {
 #define PICK_VECTOR_TABLE(isa, name) SLIPSTREAM_PICK_TABLE(isa, name)
 #endif
 
+SLIPSTREAM_DECLARE_TABLES(AdapterKernels, adapter_table)
 SLIPSTREAM_DECLARE_TABLES(AttentionKernels, attention_table)
 SLIPSTREAM_DECLARE_TABLES(ElementwiseKernels, elementwise_table)
 SLIPSTREAM_DECLARE_TABLES(NormKernels, norm_table)
 SLIPSTREAM_DECLARE_TABLES(RotaryKernels, rotary_table)
 
+const AdapterKernels& adapter_kernels(Isa isa) { return PICK_VECTOR_TABLE(isa, adapter_table); }
 const AttentionKernels& attention_kernels(Isa isa) {
   return PICK_VECTOR_TABLE(isa, attention_table);
 }

@@ -20,6 +20,7 @@ struct Batch {
   int sequences;
   int page_stride;
   int logit_count;
+  const std::int32_t* adapters = nullptr;  // [sequences] slots, -1: none; null: none at all
 
   const std::int32_t* pages_of(int sequence) const {
     return pages + static_cast<std::ptrdiff_t>(sequence) * page_stride;

@@ -18,12 +18,14 @@ constexpr std::int64_t kMostWidth = std::int64_t{1} << 24;
 }  // namespace
 
 ProgramBuilder::ProgramBuilder(int threads, Isa isa, KVType kv_type)
-    : attention_(attention_kernels(isa)),
+    : adapter_(adapter_kernels(isa)),
+      attention_(attention_kernels(isa)),
       elementwise_(elementwise_kernels(isa)),
       linear_(linear_kernels(isa)),
       norm_(norm_kernels(isa)),
       rotary_(rotary_kernels(isa)) {
   parts_.team = std::make_unique<Team>(threads);
+  parts_.adapters = std::make_unique<Adapters>();
   parts_.kv_type = kv_type;
   parts_.limits.positions = std::numeric_limits<int>::max();
   parts_.node_count = 0;

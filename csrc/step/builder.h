@@ -96,6 +96,7 @@ class ProgramBuilder {
   std::shared_ptr<const RotaryTable> rotary_table(const RotarySpec& spec);
 
   void push(RowOperation operation);
+  LinearSites sites(int x, Domain domain, const std::vector<const PackedMatrix*>& matrices);
   void push(std::unique_ptr<TeamOperation> operation);
   void mark(const Operation& operation);
   void place_output(int output);
@@ -105,6 +106,7 @@ class ProgramBuilder {
   const ElementwiseKernels& elementwise_;
   const LinearKernels& linear_;
   const NormKernels& norm_;
+  const AdapterKernels& adapter_;
   const RotaryKernels& rotary_;
   int node_ = -1;
   int embedded_ = std::numeric_limits<int>::max();  // rows of the smallest embedding

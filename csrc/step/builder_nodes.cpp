@@ -102,6 +102,17 @@ LinearSource ProgramBuilder::source(int x, const std::vector<const PackedMatrix*
   return source;
 }
 
+// Numbers the matrices of a linear for adapters, and appends what they do to its input.
+LinearSites ProgramBuilder::sites(int x, Domain domain,
+                                  const std::vector<const PackedMatrix*>& matrices) {
+  std::vector<AdapterSite> shapes;
+  for (const PackedMatrix* matrix : matrices)
+    shapes.push_back({matrix->inputs(), matrix->outputs()});
+  const LinearSites sites{parts_.adapters->add_sites(shapes), &adapter_};
+  push(shrink(node_, domain, x, sites));
+  return sites;
+}
+
 std::vector<int> ProgramBuilder::linear(int x, const std::vector<MatrixUse>& uses,
                                         const ActivationSpec& spec) {
   require(!uses.empty(), "a linear needs a matrix");
@@ -109,6 +120,7 @@ std::vector<int> ProgramBuilder::linear(int x, const std::vector<MatrixUse>& use
   for (const MatrixUse& use : uses) matrices.push_back(&matrix(use.matrix));
   const Domain domain = value(x).domain;
   const LinearSource from = source(x, matrices, spec);
+  const LinearSites adapted = sites(x, domain, matrices);
   std::vector<LinearPart> parts;
   std::vector<int> outs;
   for (const MatrixUse& use : uses) {
@@ -118,7 +130,7 @@ std::vector<int> ProgramBuilder::linear(int x, const std::vector<MatrixUse>& use
     outs.push_back(part.out);
     parts.push_back(part);
   }
-  push(std::make_unique<LinearOperation>(node_, domain, from, std::move(parts), linear_,
+  push(std::make_unique<LinearOperation>(node_, domain, from, std::move(parts), adapted, linear_,
                                          parts_.team->size()));
   return outs;
 }
@@ -128,12 +140,13 @@ int ProgramBuilder::gated_linear(int x, int gate, int up, Activation kind,
   require(matrix(gate).outputs() == matrix(up).outputs(), "gate and up differ in outputs");
   const Domain domain = value(x).domain;
   const LinearSource from = source(x, {&matrix(gate), &matrix(up)}, spec);
+  const LinearSites adapted = sites(x, domain, {&matrix(gate), &matrix(up)});
   LinearPart part{&matrix(gate)};
   part.up = &matrix(up);
   part.kind = kind;
   part.out = new_value(domain, part.matrix->outputs());
   push(std::make_unique<LinearOperation>(node_, domain, from, std::vector<LinearPart>{part},
-                                         linear_, parts_.team->size()));
+                                         adapted, linear_, parts_.team->size()));
   return part.out;
 }
 

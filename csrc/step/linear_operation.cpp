@@ -34,14 +34,33 @@ RowOperation quantize(int node, Domain domain, const LinearSource& source,
   return {{node, {source.values}, {source.quantized}}, domain, work};
 }
 
+RowOperation shrink(int node, Domain domain, int values, const LinearSites& sites) {
+  const auto work = [=](const Step& step, int row_begin, int row_end) {
+    if (step.adapters == nullptr) return;
+    const Rows<float> x = rows_of(step, values);
+    for (int row = row_begin; row < row_end; ++row) {
+      for (int i = 0; i < sites.range.count; ++i) {
+        const LowRank* part = step.adapters->part(domain, row, sites.range.first + i);
+        if (part == nullptr) continue;
+        sites.kernels->shrink(*part, x[row], step.adapters->products(row, i));
+      }
+    }
+  };
+  RowOperation operation{{node, {values}, {}}, domain, work};
+  operation.of_adapters = true;
+  return operation;
+}
+
 LinearOperation::LinearOperation(int node, Domain domain, LinearSource source,
-                                 std::vector<LinearPart> parts, const LinearKernels& kernels,
-                                 int threads)
+                                 std::vector<LinearPart> parts, const LinearSites& sites,
+                                 const LinearKernels& kernels, int threads)
     : domain_(domain),
       source_(source),
       parts_(std::move(parts)),
+      sites_(sites),
       kernels_(kernels),
-      scratch_(threads) {
+      scratch_(threads),
+      halves_(threads) {
   this->node = node;
   captured = source_.values;
   // The float input is kept although its rounded rows are read: `capture` looks at it.
@@ -98,16 +117,68 @@ void LinearOperation::run(const Step& step, int thread) {
   const auto count = static_cast<int>(divide_up(rows, row_chunk_)) * chunk_starts_.back();
   for (int i = queue_.take(); i < count; i = queue_.take()) {
     const Task work = task(i, rows);
-    const LinearPart& part = *work.part;
-    const Rows<float> y = rows_of(step, part.out);
-    if (part.up == nullptr) {
-      kernels_.multiply(input, {part.matrix, part.bias, y.data, y.stride}, work.range,
-                        scratch_[thread]);
+    const Range range = work.range.rows;
+    const bool adapted = step.adapters != nullptr &&
+                         step.adapters->touches(domain_, range.begin, range.end, sites_.range);
+    if (adapted) {
+      multiply_adapted(step, input, work, thread);
     } else {
-      const GatedProduct product{part.matrix, part.up, nullptr, nullptr,
-                                 part.kind,   y.data,  y.stride};
-      kernels_.multiply_gated(input, product, work.range, scratch_[thread]);
+      multiply(step, input, work, thread);
     }
+  }
+}
+
+void LinearOperation::multiply(const Step& step, const LinearInput& input, const Task& work,
+                               int thread) {
+  const LinearPart& part = *work.part;
+  const Rows<float> y = rows_of(step, part.out);
+  if (part.up == nullptr) {
+    kernels_.multiply(input, {part.matrix, part.bias, y.data, y.stride}, work.range,
+                      scratch_[thread]);
+    return;
+  }
+  const GatedProduct product{part.matrix, part.up, nullptr, nullptr, part.kind, y.data, y.stride};
+  kernels_.multiply_gated(input, product, work.range, scratch_[thread]);
+}
+
+// The same, and what adapters add. A gated linear is taken apart: gate and up of the task's rows
+// and panels into scratch, their adapters, then the gate, which gives the bits of the fused one.
+void LinearOperation::multiply_adapted(const Step& step, const LinearInput& input, const Task& work,
+                                       int thread) {
+  const LinearPart& part = *work.part;
+  const auto [rows, panels] = work.range;
+  const Rows<float> y = rows_of(step, part.out);
+  const std::int64_t column = panels.begin * kPanelOutputs;
+  const Rows<float> out{y[rows.begin] + column, y.stride};
+  if (part.up == nullptr) {
+    multiply(step, input, work, thread);
+    add_adapters(step, static_cast<int>(&part - parts_.data()), work.range, out);
+    return;
+  }
+  const std::int64_t width = std::min(panels.end * kPanelOutputs, part.matrix->outputs()) - column;
+  const std::int64_t stride = (panels.end - panels.begin) * kPanelOutputs;
+  const std::int64_t count = rows.end - rows.begin;
+  auto* memory =
+      reinterpret_cast<float*>(halves_[thread].reserve(sizeof(float) * 2 * count * stride));
+  const Rows<float> halves[2] = {{memory, stride}, {memory + count * stride, stride}};
+  for (int i = 0; i < 2; ++i) {
+    float* origin = halves[i].data - rows.begin * stride - column;  // of row 0, output 0
+    const PackedMatrix* matrix = i == 0 ? part.matrix : part.up;
+    kernels_.multiply(input, {matrix, nullptr, origin, stride}, work.range, scratch_[thread]);
+    add_adapters(step, i, work.range, halves[i]);
+  }
+  for (std::int64_t row = 0; row < count; ++row)
+    kernels_.gate(part.kind, halves[0][row], halves[1][row], out[row], width);
+}
+
+void LinearOperation::add_adapters(const Step& step, int i, const Part& range,
+                                   const Rows<float>& y) const {
+  const std::int64_t column = range.panels.begin * kPanelOutputs;
+  for (std::int64_t row = range.rows.begin; row < range.rows.end; ++row) {
+    const LowRank* part = step.adapters->part(domain_, row, sites_.range.first + i);
+    if (part == nullptr) continue;
+    float* origin = y[row - range.rows.begin] - column;
+    sites_.kernels->expand(*part, step.adapters->products(row, i), origin, range.panels);
   }
 }
 

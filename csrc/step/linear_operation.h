@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "kernels/linear.h"
+#include "step/adapters.h"
 #include "step/operation.h"
 
 namespace slipstream {
@@ -28,6 +29,15 @@ struct LinearSource {
   ActivationBlock block(const Step& step) const;
 };
 
+// What adapters add to a linear: of its parts in order, the gate before the up.
+struct LinearSites {
+  SiteRange range;
+  const AdapterKernels* kernels;
+};
+
+// Multiplies rows that have an adapter by its A; the linear that follows multiplies by its B.
+RowOperation shrink(int node, Domain domain, int values, const LinearSites& sites);
+
 // Rounds rows of `source.values` into `source.quantized`.
 RowOperation quantize(int node, Domain domain, const LinearSource& source,
                       const LinearKernels& kernels);
@@ -35,7 +45,7 @@ RowOperation quantize(int node, Domain domain, const LinearSource& source,
 class LinearOperation : public TeamOperation {
  public:
   LinearOperation(int node, Domain domain, LinearSource source, std::vector<LinearPart> parts,
-                  const LinearKernels& kernels, int threads);
+                  const LinearSites& sites, const LinearKernels& kernels, int threads);
 
   const LinearSource& source() const { return source_; }
   Domain domain() const { return domain_; }
@@ -49,13 +59,19 @@ class LinearOperation : public TeamOperation {
     Part range;
   };
   Task task(int index, int rows) const;
+  void multiply(const Step& step, const LinearInput& input, const Task& work, int thread);
+  void multiply_adapted(const Step& step, const LinearInput& input, const Task& work, int thread);
+  // Adds to y, whose rows and outputs begin where the range does.
+  void add_adapters(const Step& step, int i, const Part& range, const Rows<float>& y) const;
 
   Domain domain_;
   LinearSource source_;
   std::vector<LinearPart> parts_;
+  LinearSites sites_;
   const LinearKernels& kernels_;
   WorkQueue queue_;
   std::vector<Scratch> scratch_;  // [threads]
+  std::vector<Scratch> halves_;   // [threads] gate and up of rows that have adapters
   std::int64_t panels_ = 0;       // of all parts
   std::int64_t panel_chunk_ = 1;
   std::int64_t row_chunk_ = 1;

@@ -16,6 +16,8 @@
 
 namespace slipstream {
 
+class Adapters;  // step/adapters.h
+
 // Everything that an operation sees of the step it runs in.
 struct Step {
   const Batch& batch;
@@ -24,7 +26,8 @@ struct Step {
   const std::vector<Value>& values;
   Buffers& buffers;
   Team& team;
-  float* logits;  // the caller's array that takes the result, dense
+  float* logits;       // the caller's array that takes the result, dense
+  Adapters* adapters;  // null unless a row of the batch has one
 
   int rows_in(Domain domain) const {
     return domain == Domain::rows ? batch.rows : batch.logit_count;
@@ -54,6 +57,7 @@ struct RowOperation : Operation {
   Domain domain;
   RowWork work;
   bool crosses_rows = false;  // a row of the result reads other rows of the operands (Select)
+  bool of_adapters = false;   // has nothing to do unless the step has adapters
 };
 
 struct TeamOperation : Operation {

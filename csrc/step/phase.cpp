@@ -22,7 +22,11 @@ void Phase::prepare(const Step& step) {
   }
   const int rows = step.rows_in(rows_.front().domain);
   chunk_ = std::clamp(rows / (step.team.size() * 4), 1, kMostRowsAtOnce);
-  solo_ = rows <= 1;
+  const bool idle = step.adapters == nullptr &&
+                    std::all_of(rows_.begin(), rows_.end(), [](const RowOperation& operation) {
+                      return operation.of_adapters;
+                    });
+  solo_ = rows <= 1 || idle;
 }
 
 void Phase::run(const Step& step, int thread) {

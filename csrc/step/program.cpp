@@ -72,9 +72,12 @@ Step Program::begin(const Batch& batch, KV& kv, float* logits) {
       throw std::invalid_argument("a position is beyond those the model has learned");
     }
   }
+  Adapters& adapters = *parts_.adapters;
+  adapters.begin(batch, places_);
   buffers_.reserve(batch.rows, batch.logit_count);
   for (auto& plan : parts_.attention_plans) plan->make(batch, places_, threads());
-  const Step step{batch, places_, kv, parts_.values, buffers_, *parts_.team, logits};
+  const Step step{batch,    places_,      kv,     parts_.values,
+                  buffers_, *parts_.team, logits, adapters.active() ? &adapters : nullptr};
   for (Phase& phase : parts_.phases) phase.prepare(step);
   return step;
 }
@@ -114,6 +117,16 @@ void Program::step_timed(const Batch& batch, KV& kv, float* logits,
     }
   };
   parts_.team->run(walk);
+}
+
+void Program::load_adapter(int slot, std::vector<SitePart> parts) {
+  const std::lock_guard lock(mutex_);
+  parts_.adapters->load(slot, std::move(parts));
+}
+
+void Program::unload_adapter(int slot) {
+  const std::lock_guard lock(mutex_);
+  parts_.adapters->unload(slot);
 }
 
 const Value& Program::input_of(int node) const {

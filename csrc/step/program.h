@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "kernels/pack.h"
+#include "step/adapters.h"
 #include "step/attention_plan.h"
 #include "step/phase.h"
 
@@ -37,6 +38,7 @@ struct ProgramParts {
   std::vector<Value> values;
   std::vector<Phase> phases;
   std::vector<std::shared_ptr<AttentionPlan>> attention_plans;
+  std::unique_ptr<Adapters> adapters;
   std::vector<KVLayer> kv_layers;
   KVType kv_type;
   ProgramLimits limits;
@@ -68,6 +70,12 @@ class Program {
   // The same; fills the captures.
   void step_captured(const Batch& batch, KV& kv, float* logits,
                      const std::vector<Capture>& captures);
+  // See Adapters; between steps, so it waits for one that runs.
+  void load_adapter(int slot, std::vector<SitePart> parts);
+  void unload_adapter(int slot);
+  std::size_t adapter_bytes() const { return parts_.adapters->size_bytes(); }
+  const std::vector<AdapterSite>& adapter_sites() const { return parts_.adapters->sites(); }
+
   // The float input of linear `node`; std::invalid_argument if it is none.
   const Value& input_of(int node) const;
 

@@ -1,0 +1,49 @@
+// The low-rank part that an adapter (LoRA) adds to a linear: y += scale · B (A x), in float32.
+//
+//   shrink   t_j = scale · Σ_k A[j, k] · x_k      lane l sums k = l, l + 16, … in ascending order
+//   by
+//                                                 fma; the 16 lanes are then added in a fixed tree
+//   expand   y_o = y_o + Σ_j B[o, j] · t_j        by fma from zero, j ascending
+//
+// So each output depends on its row, the adapter and one order of additions, never on the batch,
+// the ranges or the instruction set.
+//
+// A is stored by rows of whole 16 inputs, B in panels of 16 outputs, both padded with zeros.
+// See S-LoRA (arXiv 2311.03285) and Punica (arXiv 2310.18547) for the batching.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "isa/isa.h"
+#include "isa/memory.h"
+#include "kernels/pack.h"
+
+namespace slipstream {
+
+// What one adapter adds to one matrix. Elements are of a dense format, as they came.
+struct LowRank {
+  std::int64_t inputs = 0;
+  std::int64_t outputs = 0;
+  std::int64_t rank = 0;
+  CodeFormat format = CodeFormat::f32;
+  float scale = 1.0f;
+  AlignedBuffer down;  // A [rank][inputs_padded]
+  AlignedBuffer up;    // B [panels][rank][16]
+
+  SLIPSTREAM_INLINE std::int64_t inputs_padded() const { return (inputs + 15) / 16 * 16; }
+};
+
+struct AdapterKernels {
+  // t[0 … rank) from a row x of `inputs` floats.
+  void (*shrink)(const LowRank& adapter, const float* x, float* t);
+  // Adds to the outputs of some panels of a row; y points at the row's output 0.
+  void (*expand)(const LowRank& adapter, const float* t, float* y, Range panels);
+};
+
+const AdapterKernels& adapter_kernels(Isa isa);
+
+// Copies A [rank, inputs] and B [outputs, rank], row-major, both of `format`.
+LowRank make_low_rank(const void* down, const void* up, const LowRank& shape);
+
+}  // namespace slipstream
