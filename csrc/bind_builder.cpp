@@ -51,6 +51,7 @@ int add_dense(ProgramBuilder& builder, const AnyArray& data, const std::string& 
   }
   source.outputs = extent(data, 0);
   source.inputs = extent(data, 1);
+  nb::gil_scoped_release release;
   return builder.add_matrix(source);
 }
 
@@ -183,6 +184,7 @@ void bind_builder(nb::module_& module) {
       .def("begin_node", &ProgramBuilder::begin_node)
       .def("finish", &ProgramBuilder::finish);
   bind_nodes(builder);
+  bind_packed(builder);
 }
 
 }  // namespace slipstream

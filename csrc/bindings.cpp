@@ -7,6 +7,7 @@
 #include <nanobind/stl/vector.h>
 
 #include "isa/isa.h"
+#include "kernels/pack.h"
 
 NB_MODULE(_native, module) {
   module.doc() = "Native kernels and the step executor; use slipstream.backends.native instead.";
@@ -17,6 +18,7 @@ NB_MODULE(_native, module) {
     }
     return names;
   });
+  module.attr("PACKED_LAYOUT") = slipstream::kPackedLayout;
   slipstream::bind_builder(module);
   slipstream::bind_program(module);
   bind_probe(module);

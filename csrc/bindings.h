@@ -5,12 +5,15 @@
 
 namespace slipstream {
 
-void bind_builder(nanobind::module_& module);  // bind_builder.cpp
-void bind_program(nanobind::module_& module);  // bind_program.cpp
+class ProgramBuilder;
+
+void bind_builder(nanobind::module_& module);                 // bind_builder.cpp
+void bind_packed(nanobind::class_<ProgramBuilder>& builder);  // bind_packed.cpp
+void bind_program(nanobind::module_& module);                 // bind_program.cpp
+
+class Program;
+void bind_adapters(nanobind::class_<Program>& program);  // bind_adapters.cpp
 
 }  // namespace slipstream
 
 void bind_probe(nanobind::module_& module);  // probe.cpp
-class Program;
-void bind_adapters(nanobind::class_<Program>& program);  // bind_adapters.cpp
-

@@ -1,6 +1,7 @@
 #include "kernels/pack.h"
 
 #include <stdexcept>
+#include <utility>
 
 #include "kernels/pack_codes.h"
 
@@ -51,14 +52,33 @@ void check(const MatrixFormat& format, int64_t outputs, int64_t inputs) {
 
 PackedMatrix::PackedMatrix(const MatrixFormat& format, int64_t outputs, int64_t inputs)
     : format_(format), outputs_(outputs), inputs_(inputs) {
-  check(format, outputs, inputs);
-  groups_ = format.dense() ? 0 : inputs / format.group;
+  lay_out();
+  memory_ = AlignedBuffer(size_bytes());
+  panels_ = memory_.data();
+}
+
+PackedMatrix::PackedMatrix(const MatrixFormat& format, int64_t outputs, int64_t inputs,
+                           std::shared_ptr<const void> owner, const std::byte* panels,
+                           std::size_t size)
+    : format_(format),
+      outputs_(outputs),
+      inputs_(inputs),
+      owner_(std::move(owner)),
+      panels_(panels) {
+  lay_out();
+  if (size != size_bytes()) throw std::invalid_argument("packed panels of another size");
+  if (reinterpret_cast<std::uintptr_t>(panels) % kCacheLine != 0)
+    throw std::invalid_argument("packed panels must begin on a cache line");
+}
+
+void PackedMatrix::lay_out() {
+  check(format_, outputs_, inputs_);
+  groups_ = format_.dense() ? 0 : inputs_ / format_.group;
   const std::size_t lanes = std::size_t(groups_) * kOutputs;
-  const std::size_t minimum_bytes = format.has_minimums ? scale_bytes(format.minimums) : 0;
-  scales_at_ = std::size_t(inputs_padded()) / 2 * pair_bytes(format.codes) * kOutputs;
-  minimums_at_ = scales_at_ + rounded_up(lanes * scale_bytes(format.scales), kCacheLine);
+  const std::size_t minimum_bytes = format_.has_minimums ? scale_bytes(format_.minimums) : 0;
+  scales_at_ = std::size_t(inputs_padded()) / 2 * pair_bytes(format_.codes) * kOutputs;
+  minimums_at_ = scales_at_ + rounded_up(lanes * scale_bytes(format_.scales), kCacheLine);
   panel_bytes_ = minimums_at_ + rounded_up(lanes * minimum_bytes, kCacheLine);
-  memory_ = AlignedBuffer(panel_bytes_ * std::size_t(panels()));
 }
 
 MatrixFormat packed_format(const SourceMatrix& source) {

@@ -15,12 +15,14 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 
 #include "isa/inline.h"
 #include "isa/memory.h"
 
 namespace slipstream {
 
+constexpr int kPackedLayout = 1;  // raise it when what lies in a panel changes: files hold panels
 constexpr int64_t kPanelOutputs = 16;
 constexpr int64_t kInputPadding = 64;
 
@@ -65,6 +67,10 @@ class PackedMatrix {
   PackedMatrix() = default;
   // Zeroed memory of the right size; std::invalid_argument for a format that has no kernel.
   PackedMatrix(const MatrixFormat& format, int64_t outputs, int64_t inputs);
+  // A view of panels that were packed before, as a file holds them; `owner` keeps them alive. They
+  // must begin on a cache line and be size_bytes() long; std::invalid_argument if they are not.
+  PackedMatrix(const MatrixFormat& format, int64_t outputs, int64_t inputs,
+               std::shared_ptr<const void> owner, const std::byte* panels, std::size_t size);
 
   SLIPSTREAM_INLINE const MatrixFormat& format() const { return format_; }
   SLIPSTREAM_INLINE int64_t outputs() const { return outputs_; }
@@ -77,13 +83,14 @@ class PackedMatrix {
     return (outputs_ + kPanelOutputs - 1) / kPanelOutputs;
   }
   SLIPSTREAM_INLINE std::size_t panel_bytes() const { return panel_bytes_; }
-  SLIPSTREAM_INLINE std::size_t size_bytes() const { return memory_.size(); }
+  SLIPSTREAM_INLINE std::size_t size_bytes() const { return panel_bytes_ * std::size_t(panels()); }
 
+  // Only the panels of a matrix that owns its memory may be written.
   SLIPSTREAM_INLINE std::byte* codes(int64_t panel) {
     return memory_.data() + std::size_t(panel) * panel_bytes_;
   }
   SLIPSTREAM_INLINE const std::byte* codes(int64_t panel) const {
-    return memory_.data() + std::size_t(panel) * panel_bytes_;
+    return panels_ + std::size_t(panel) * panel_bytes_;
   }
   SLIPSTREAM_INLINE const std::byte* scales(int64_t panel) const {
     return codes(panel) + scales_at_;
@@ -95,6 +102,8 @@ class PackedMatrix {
   SLIPSTREAM_INLINE std::byte* minimums(int64_t panel) { return codes(panel) + minimums_at_; }
 
  private:
+  void lay_out();  // checks format and shape, places the parts of a panel
+
   MatrixFormat format_;
   int64_t outputs_ = 0;
   int64_t inputs_ = 0;
@@ -102,7 +111,9 @@ class PackedMatrix {
   std::size_t scales_at_ = 0;
   std::size_t minimums_at_ = 0;
   std::size_t panel_bytes_ = 0;
-  AlignedBuffer memory_;
+  AlignedBuffer memory_;  // empty where `owner_` has the panels
+  std::shared_ptr<const void> owner_;
+  const std::byte* panels_ = nullptr;
 };
 
 // The format that `source` is packed into: its own, with a zero point z turned into the float32

@@ -40,7 +40,7 @@ int ProgramBuilder::add_matrix(const SourceMatrix& source) {
   require(source.outputs > 0 && source.inputs > 0, "a matrix must not be empty");
   require(source.outputs <= kMostWidth && source.inputs <= kMostWidth, "a matrix is too large");
   auto packed =
-      std::make_unique<PackedMatrix>(packed_format(source), source.outputs, source.inputs);
+      std::make_shared<PackedMatrix>(packed_format(source), source.outputs, source.inputs);
   WorkQueue queue;
   constexpr std::int64_t kPanels = 8;  // taken at once
   auto work = [&](int) {
@@ -53,6 +53,19 @@ int ProgramBuilder::add_matrix(const SourceMatrix& source) {
   parts_.team->run(work);
   parts_.weights.matrices.push_back(std::move(packed));
   return static_cast<int>(parts_.weights.matrices.size()) - 1;
+}
+
+int ProgramBuilder::add_packed(PackedMatrix matrix) {
+  require_open();
+  require(matrix.outputs() <= kMostWidth, "a matrix is too large");
+  parts_.weights.matrices.push_back(std::make_shared<const PackedMatrix>(std::move(matrix)));
+  return static_cast<int>(parts_.weights.matrices.size()) - 1;
+}
+
+std::shared_ptr<const PackedMatrix> ProgramBuilder::packed(int id) const {
+  require_open();
+  matrix(id);
+  return parts_.weights.matrices[id];
 }
 
 int ProgramBuilder::add_vector(const float* values, std::int64_t count) {

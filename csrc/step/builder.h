@@ -57,6 +57,10 @@ class ProgramBuilder {
   ProgramBuilder(int threads, Isa isa, KVType kv_type);
 
   int add_matrix(const SourceMatrix& source);
+  // A matrix that was packed before.
+  int add_packed(PackedMatrix matrix);
+  // What `add_matrix` made, for whoever wants to keep it.
+  std::shared_ptr<const PackedMatrix> packed(int matrix) const;
   int add_vector(const float* values, std::int64_t count);
 
   // The operations that follow belong to graph node `node`.
@@ -92,21 +96,21 @@ class ProgramBuilder {
 
   LinearSource source(int x, const std::vector<const PackedMatrix*>& matrices,
                       const ActivationSpec& spec);
+  LinearSites sites(int x, Domain domain, const std::vector<const PackedMatrix*>& matrices);
   std::shared_ptr<AttentionPlan> attention_plan(const AttentionHeads& heads);
   std::shared_ptr<const RotaryTable> rotary_table(const RotarySpec& spec);
 
   void push(RowOperation operation);
-  LinearSites sites(int x, Domain domain, const std::vector<const PackedMatrix*>& matrices);
   void push(std::unique_ptr<TeamOperation> operation);
   void mark(const Operation& operation);
   void place_output(int output);
 
   ProgramParts parts_;
+  const AdapterKernels& adapter_;
   const AttentionKernels& attention_;
   const ElementwiseKernels& elementwise_;
   const LinearKernels& linear_;
   const NormKernels& norm_;
-  const AdapterKernels& adapter_;
   const RotaryKernels& rotary_;
   int node_ = -1;
   int embedded_ = std::numeric_limits<int>::max();  // rows of the smallest embedding

@@ -21,7 +21,7 @@ namespace slipstream {
 
 // What a program keeps alive for its operations.
 struct Weights {
-  std::vector<std::unique_ptr<PackedMatrix>> matrices;
+  std::vector<std::shared_ptr<const PackedMatrix>> matrices;
   std::vector<std::unique_ptr<AlignedBuffer>> vectors;
 
   std::size_t size_bytes() const;
