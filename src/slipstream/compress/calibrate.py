@@ -11,55 +11,22 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from slipstream.backends.batch import PAGE_SIZE, Program, single
-from slipstream.compress.blas import one_blas_thread
+from slipstream.backends.batch import PAGE_SIZE, Program
+from slipstream.compress.inputs import InputGroup
+from slipstream.compress.moments import gather
 from slipstream.compress.passes.gptq import Factor, factor_hessian
 from slipstream.compress.recipe import Roles
 from slipstream.errors import NumericError
-from slipstream.graph import ops
-from slipstream.graph.graph import Graph
-from slipstream.machine import thread_count
 
 MEMORY_BYTES = 2 << 30  # Hessians and captured inputs held at once
 
 OnTokens = Callable[[int], None]  # told how many more tokens have been run
-
-
-@dataclass(frozen=True)
-class InputGroup:
-    """Linear weights that multiply the same input, and the width of that input."""
-
-    weights: tuple[str, ...]
-    width: int
-
-    @property
-    def key(self) -> str:
-        """The first weight: captured once, for all."""
-        return self.weights[0]
-
-
-def input_groups(graph: Graph, widths: Callable[[str], int]) -> tuple[InputGroup, ...]:
-    """The linears of `graph` by the value they read, in graph order; the head is the last.
-
-    `widths` gives the input width of a weight by its name. A weight used twice (a tied head) is in
-    the group of its linear.
-    """
-    by_value: dict[str, dict[str, None]] = {}
-    for node in graph:
-        match node.op:
-            case ops.Linear(weights=names):
-                by_value.setdefault(node.inputs[0], {}).update(dict.fromkeys(names))
-            case ops.GatedLinear(gate=gate, up=up):
-                by_value.setdefault(node.inputs[0], {}).update({gate: None, up: None})
-    return tuple(InputGroup(tuple(names), widths(next(iter(names)))) for names in by_value.values())
 
 
 class Hessians:
@@ -155,37 +122,15 @@ def _sum_products(
     part: Sequence[InputGroup],
     on_tokens: OnTokens | None,
 ) -> dict[str, NDArray[np.float32]]:
-    """Mean of x xᵀ over all rows, float32 [I, I] for each group.
-
-    Inputs are scaled before they are multiplied, so the sum stays in range; the rounding of a few
-    dozen additions is far below the damping.
-    """
-    sums = {group.key: np.zeros((group.width, group.width), np.float32) for group in part}
+    """Mean of x xᵀ over all rows, float32 [I, I] for each group."""
     kv = program.new_kv(-(-chunks.shape[1] // PAGE_SIZE))
     roles = Roles.of(program.graph).by_weight
-    with_head = any("head" in roles[key] for key in sums)  # it sees only rows with logits
-    with one_blas_thread(), ThreadPoolExecutor(thread_count()) as team:
-        for chunk in chunks:
-            captured = program.capture(single(chunk, all_logits=with_head), kv, tuple(sums))
-            # One task a group; the sum of a group grows in the chunks' order whatever the threads.
-            adding = [
-                team.submit(_add, key, captured[key], len(chunks), total)
-                for key, total in sums.items()
-            ]
-            for task in adding:
-                task.result()
-            if on_tokens is not None:
-                on_tokens(len(chunk))
-    return sums
-
-
-def _add(key: str, x: NDArray[np.float32], chunk_count: int, total: NDArray[np.float32]) -> None:
-    """Adds one chunk's share to `total`, in place."""
-    x = x * np.float32((len(x) * chunk_count) ** -0.5)
-    product = x.T @ x  # of one array with itself: numpy computes only half of it
-    if not np.isfinite(product).all():
-        raise NumericError(f"{key}: its calibration inputs are not finite")
-    total += product
+    with_head = any("head" in roles[group.key] for group in part)  # it sees only rows with logits
+    found = gather(program, chunks, part, kv, all_logits=with_head, on_tokens=on_tokens)
+    for key, moments in found.items():
+        if not moments.finite:
+            raise NumericError(f"{key}: its calibration inputs are not finite")
+    return {key: moments.hessian for key, moments in found.items()}
 
 
 def _claim(folder: Path, chunks: NDArray[np.int32]) -> None:

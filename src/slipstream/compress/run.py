@@ -4,20 +4,23 @@ What is held at once is one group of linears in float32 and its Hessian's factor
 is the changed tensors only, to be laid over the stored ones with `overlay`.
 """
 
-from collections import ChainMap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from slipstream.compress.blas import one_blas_thread
-from slipstream.compress.calibrate import Hessians, InputGroup, input_groups
+from slipstream.compress.calibrate import Hessians
+from slipstream.compress.inputs import InputGroup, input_groups
 from slipstream.compress.passes.gptq import gptq
 from slipstream.compress.passes.rtn import round_to_nearest
 from slipstream.compress.recipe import Recipe, Step, plan
+from slipstream.compress.store import overlay
 from slipstream.errors import NumericError
 from slipstream.formats.tensor import AffineTensor, Tensor
 from slipstream.graph.graph import Graph
+
+__all__ = ["Memo", "OnWeight", "calibrated_groups", "groups_of", "overlay", "quantize_weights"]
 
 OnWeight = Callable[[str], None]  # told the name of each weight when it is done
 # What was rounded before, by everything that decides the outcome: recipes that share it need not
@@ -77,11 +80,6 @@ def calibrated_groups(
         if step.method == "gptq" and step.format is not None
     }
     return tuple(g for g in groups_of(graph, weights) if needed.intersection(g.weights))
-
-
-def overlay(weights: Mapping[str, Tensor], changed: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """The changed tensors over the stored ones, which stay lazy."""
-    return ChainMap(dict(changed), weights)  # type: ignore[arg-type]  # never written to
 
 
 def _by_group(

@@ -87,12 +87,21 @@ def _inverse_factor(
     return np.ascontiguousarray(upper, np.float32)
 
 
-def gptq(weight: F32, factor: Factor, format: Affine, clip: Clip = "mse") -> Rounded:
+def gptq(
+    weight: F32,
+    factor: Factor,
+    format: Affine,
+    clip: Clip = "mse",
+    *,
+    kept_zero: NDArray[np.bool_] | None = None,
+) -> Rounded:
     """Rounds float32 [O, I] onto a grid of `format`, with float16 scales.
 
     Rows are independent: linears that read the same input may be stacked. Groups of a permuted
     order are fitted beforehand; in the plain order each is fitted when its first column comes up,
     to the weights as they have become. ValueError if the group does not divide I.
+
+    kept_zero  bool [O, I]: weights that were pruned and stay zero (where the format has a zero)
     """
     outputs, inputs = weight.shape
     in_order = bool((factor.order[1:] > factor.order[:-1]).all())
@@ -112,7 +121,12 @@ def gptq(weight: F32, factor: Factor, format: Affine, clip: Clip = "mse") -> Rou
         groups = factor.order[start:end] // group
         upper = factor.upper[start:end]
         errors, settled = _settle(
-            remaining[start:end], upper[:, start:end], scale[groups], zero[groups], format
+            remaining[start:end],
+            upper[:, start:end],
+            scale[groups],
+            zero[groups],
+            format,
+            kept_zero=None if kept_zero is None else kept_zero.T[factor.order[start:end]],
         )
         codes[factor.order[start:end]] = settled
         remaining[end:] -= upper[:, end:].T @ errors
@@ -120,7 +134,15 @@ def gptq(weight: F32, factor: Factor, format: Affine, clip: Clip = "mse") -> Rou
     return Rounded(grid.tensor(np.ascontiguousarray(codes.T)), loss)
 
 
-def _settle(columns: F32, upper: F32, scale: F32, zero: F32, format: Affine) -> tuple[F32, NDArray]:
+def _settle(
+    columns: F32,
+    upper: F32,
+    scale: F32,
+    zero: F32,
+    format: Affine,
+    *,
+    kept_zero: NDArray[np.bool_] | None,
+) -> tuple[F32, NDArray]:
     """Rounds B columns (float32 [B, O], changed in place) one after the other.
 
     upper  U [B, B] of these columns; scale, zero [B, O] their grids. Returns errors E [B, O] and
@@ -139,6 +161,8 @@ def _settle(columns: F32, upper: F32, scale: F32, zero: F32, format: Affine) -> 
         q += shift[i]
         np.rint(q, out=q)
         np.clip(q, low, high, out=q)
+        if kept_zero is not None and format.zero != "minimum":
+            np.copyto(q, zero[i], where=kept_zero[i])
         np.subtract(q, shift[i], out=e)
         e *= scale[i]
         e += floor[i]

@@ -1,0 +1,86 @@
+"""Carries out a chain of passes on a model; a killed run goes on where it was.
+
+Everything that decides the outcome (model, chain, text) names the folder of a run, so that what
+lies there can be trusted. Each finished pass leaves its files and its config; the next one reads
+weights from them through the memory map.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from slipstream.compress.chain import Chain, method_of
+from slipstream.compress.stages import stages_of
+from slipstream.compress.work import Compile, Draft, Drive, Silent, Watcher
+from slipstream.errors import MachineError
+from slipstream.formats.tensor import Tensor
+from slipstream.graph.graph import Graph
+
+VERSION = 1  # of the files in a run's folder; a later one starts afresh
+
+
+def run_folder(cache: Path, identity: str, chain: Chain, chunks: NDArray[np.int32] | None) -> Path:
+    """The folder of this very run under `cache`."""
+    digest = hashlib.sha256(f"{VERSION} {identity} {json.dumps(chain.to_json())}".encode())
+    if chunks is not None:
+        digest.update(chunks.astype("<i4").tobytes())
+    return cache / digest.hexdigest()[:16]
+
+
+def carry_out(
+    chain: Chain,
+    draft: Draft,
+    compile: Compile,
+    chunks: NDArray[np.int32] | None,
+    folder: Path,
+    *,
+    memory_bytes: int = 2 << 30,
+    watcher: Watcher | None = None,
+) -> Draft:
+    """The draft after all passes. `folder` is that of `run_folder`, and is kept.
+
+    MachineError before any work if a stage does not fit `memory_bytes`; what single layers could
+    not bear is in the draft's notes.
+    """
+    watcher = watcher or Silent()
+    if chain.calibrated:
+        assert chunks is not None, "a calibrated chain needs a text"
+        check_memory(draft.graph, draft.weights, chunks.size, memory_bytes)
+    for number, one in enumerate(chain.passes):
+        where = folder / f"{number:02}-{method_of(one)}"
+        drive = Drive(compile, chunks, where, memory_bytes, watcher)
+        draft = one.run(draft, drive)
+    return draft
+
+
+def check_memory(
+    graph: Graph, weights: Mapping[str, Tensor], tokens: int, memory_bytes: int
+) -> None:
+    """MachineError with the least that would do, if a stage does not fit."""
+    needed = memory_needed(graph, {n: weights[n].shape for n in graph.weight_names()}, tokens)
+    if needed > memory_bytes:
+        raise MachineError(
+            f"compressing needs about {needed / 1e9:.1f} GB, and {memory_bytes / 1e9:.1f} GB are "
+            "allowed: raise --memory, or calibrate on fewer tokens"
+        )
+
+
+def memory_needed(graph: Graph, shapes: Mapping[str, tuple[int, ...]], tokens: int) -> int:
+    """Bytes held at once, at the worst stage: its rows twice, its weights, the widest moments.
+
+    Of moments, the factorization holds three in float64 beside the sum.
+    """
+    rows = 3 * 4 * tokens * graph.width
+    worst = 0
+    for stage in stages_of(graph):
+        if stage.layer is None:
+            continue
+        matrices = [shapes[name] for name in stage.weights if len(shapes[name]) == 2]
+        weights = sum(4 * out * wide for out, wide in matrices)
+        widest = max((wide for _, wide in matrices), default=0)
+        worst = max(worst, 3 * weights + 28 * widest * widest)
+    return rows + worst

@@ -1,0 +1,129 @@
+"""A recipe of several passes, as people write it: TOML, read strictly.
+
+activations = "int8 g32"         # how linears' inputs are rounded when it is served; or "f32"
+
+[calibration]                    # optional; what the command line says comes first
+text = "wiki.txt"
+tokens = 16384
+
+[[pass]]
+method = "wanda"
+sparsity = 0.5
+
+[[pass]]
+method = "gptq"
+bits = 4
+group = 64
+"""
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from slipstream.compress.options import check_keys, read_options
+from slipstream.compress.registry import METHODS
+from slipstream.compress.work import Pass
+from slipstream.errors import UnsupportedError
+from slipstream.graph.ops import Activations
+
+ACTIVATIONS = {
+    "int8 g32": Activations(8, 32),
+    "int8 row": Activations(8, None),
+    "f32": Activations(),
+}
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The text that passes are calibrated on; without `text` the model writes its own."""
+
+    text: str | None = None
+    tokens: int = 8192
+    length: int = 512
+
+
+@dataclass(frozen=True)
+class Chain:
+    """Passes in order, and what they are calibrated on."""
+
+    passes: tuple[Pass, ...]
+    activations: Activations = ACTIVATIONS["int8 g32"]
+    calibration: Calibration = field(default_factory=Calibration)
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether some pass needs a text."""
+        return any(one.calibrated for one in self.passes)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data, every option spelled out; `parse_chain` reads it back."""
+        return {
+            "activations": _name_of(self.activations),
+            "calibration": asdict(self.calibration),
+            "pass": [{"method": method_of(one), **_options(one)} for one in self.passes],
+        }
+
+    def label(self) -> str:
+        """A short name: ``rotate, gptq int4 g64``."""
+        return ", ".join(_label(one) for one in self.passes)
+
+
+def read_chain(text: str) -> Chain:
+    """A recipe in TOML; UnsupportedError says what is wrong, and where."""
+    try:
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise UnsupportedError(f"the recipe is not TOML: {error}") from None
+    return parse_chain(data)
+
+
+def parse_chain(data: Mapping[str, Any]) -> Chain:
+    """The same from plain data."""
+    check_keys(data, ("activations", "calibration", "pass"), "the recipe")
+    entries = data.get("pass", [])
+    if not isinstance(entries, list) or not entries:
+        raise UnsupportedError("the recipe has no [[pass]]")
+    named = data.get("activations", "int8 g32")
+    if named not in ACTIVATIONS:
+        raise UnsupportedError(f"activations is one of {', '.join(ACTIVATIONS)}, not {named!r}")
+    section = data.get("calibration", {})
+    if not isinstance(section, Mapping):
+        raise UnsupportedError("[calibration] is a table of the recipe")
+    passes = tuple(parse_pass(entry, f"pass {number}") for number, entry in enumerate(entries, 1))
+    calibration = read_options(Calibration, section, "[calibration]")
+    return Chain(passes, ACTIVATIONS[named], calibration)
+
+
+def parse_pass(entry: Any, where: str) -> Pass:
+    """One ``[[pass]]``: its method, and that method's options."""
+    if not isinstance(entry, Mapping) or not isinstance(entry.get("method"), str):
+        raise UnsupportedError(f"{where} has no method; give one of {', '.join(METHODS)}")
+    method = entry["method"]
+    check_keys([method], METHODS, f"{where}, method")
+    options = {name: value for name, value in entry.items() if name != "method"}
+    found: Pass = read_options(METHODS[method], options, f"{where} ({method})")
+    return found
+
+
+def method_of(one: Pass) -> str:
+    """The name under which a recipe knows a pass."""
+    return next(name for name, kind in METHODS.items() if type(one) is kind)
+
+
+def _options(one: Pass) -> dict[str, Any]:
+    """As a recipe spells them: what is None is "none", since TOML has no word for it."""
+    values = asdict(one)  # type: ignore[call-overload]  # passes are dataclasses
+    return {name: "none" if value is None else value for name, value in values.items()}
+
+
+def _label(one: Pass) -> str:
+    bits = getattr(one, "bits", None)
+    if bits is None:
+        return method_of(one)
+    group = getattr(one, "group", None)
+    return f"{method_of(one)} int{bits} {'row' if group is None else f'g{group}'}"
+
+
+def _name_of(activations: Activations) -> str:
+    return next(name for name, known in ACTIVATIONS.items() if known == activations)

@@ -1,0 +1,152 @@
+"""What all quantizers share: which weights they take, the format that fits, and what is done when
+a layer fails.
+
+A quantizer is a dataclass over `Rounding` that says how one stack of rows is rounded. Linears that
+read the same input are handed over together, since their calibration is the same.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from slipstream.compress.inputs import InputGroup
+from slipstream.compress.moments import Moments
+from slipstream.compress.passes.rtn import round_to_nearest
+from slipstream.compress.recipe import fitting_group
+from slipstream.compress.store import overlay
+from slipstream.compress.stream import stream
+from slipstream.compress.work import Draft, Drive, Visit, roles_of
+from slipstream.errors import NumericError
+from slipstream.formats.tensor import Affine, AffineTensor, Tensor, Zero
+from slipstream.graph.ops import Activations
+
+F32 = NDArray[np.float32]
+
+SERVED = Activations(8, 32)  # the inputs that groups of weights have to agree with
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rounding:
+    """Options of every quantizer.
+
+    select  roles (``linear``, ``head``, ``embedding``) or patterns over weight names
+    group   inputs that share a scale, a multiple of 16; None: the whole row
+    """
+
+    select: tuple[str, ...] = ("linear",)
+    bits: Literal[2, 3, 4, 8] = 4
+    group: int | None = 64
+    zero: Zero = "symmetric"
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether it reads moments."""
+        return False
+
+    def run(self, draft: Draft, drive: Drive) -> Draft:
+        """Every selected weight of every stage, in order."""
+        return stream(draft, drive, self.visit, calibrated=self.calibrated, label=str(self))
+
+    def __str__(self) -> str:
+        return type(self).__name__.lower()
+
+    def visit(self, visit: Visit) -> None:
+        """The selected weights of one stage."""
+        grouped = {name for group in visit.groups for name in group.weights}
+        alone = [InputGroup((name,), 0) for name in visit.matrices if name not in grouped]
+        for group in [*alone, *visit.groups]:
+            names = [name for name in group.weights if self._turn(visit, name, group)]
+            sound = [name for name in names if _sound(visit, name)]
+            if sound:
+                self._round_together(visit, sound, visit.moments.get(group.key))
+
+    def round(self, weight: F32, moments: Moments | None, format: Affine) -> AffineTensor:
+        """Rows float32 [O, I] onto `format`; NumericError if they cannot be calibrated."""
+        raise NotImplementedError
+
+    def format_for(self, width: int) -> Affine:
+        """The wanted format, with a group that fits rows of `width`."""
+        return Affine(self.bits, fitting_group(self.group, width, SERVED), self.zero)
+
+    def outline(self, draft: Draft) -> Draft:
+        """The formats that weights will have."""
+        roles = roles_of(draft.graph)
+        changed: dict[str, Tensor] = {}
+        for name, parts in roles.items():
+            if selected(self.select, name, parts) and name not in draft.rounded:
+                changed[name] = outlined(draft.weights[name].shape, self.format_for)
+        rounded = draft.rounded | changed.keys()
+        return replace(draft, weights=overlay(draft.weights, changed), rounded=rounded)
+
+    def _turn(self, visit: Visit, name: str, group: InputGroup) -> bool:
+        """Whether it is selected, and not waiting for the stage that calibrates it."""
+        roles = visit.roles[name]
+        waits = self.calibrated and not group.width and roles != {"embedding"}
+        return selected(self.select, name, roles) and not visit.rounded(name) and not waits
+
+    def _round_together(self, visit: Visit, names: Sequence[str], moments: Moments | None) -> None:
+        """Rows are independent, so matrices of one input are rounded as one."""
+        matrices = [visit.dense(name) for name in names]
+        format = self.format_for(matrices[0].shape[1])
+        if len(matrices) == 1 or not self.calibrated:
+            for name, matrix in zip(names, matrices, strict=True):
+                visit.put(name, self._round_or_fall_back(visit, name, matrix, moments, format))
+            return
+        stacked = np.concatenate(matrices)
+        whole = self._round_or_fall_back(visit, names[0], stacked, moments, format)
+        start = 0
+        for name, matrix in zip(names, matrices, strict=True):
+            visit.put(name, rows_of(whole, slice(start, start + len(matrix))))
+            start += len(matrix)
+
+    def _round_or_fall_back(
+        self, visit: Visit, name: str, weight: F32, moments: Moments | None, format: Affine
+    ) -> AffineTensor:
+        try:
+            return self.round(weight, moments, format)
+        except NumericError as error:
+            visit.note(name, f"rounded to nearest instead of {self}: {error}")
+            return round_to_nearest(weight, format)
+
+
+def selected(select: Sequence[str], name: str, roles: frozenset[str]) -> bool:
+    """Whether one of the roles or patterns names the weight."""
+    return any(wanted in roles or fnmatchcase(name, wanted) for wanted in select)
+
+
+def outlined(shape: tuple[int, ...], format_for: object) -> AffineTensor:
+    """A tensor of that format without values; see `work.flat`."""
+    assert callable(format_for)
+    rows, width = shape
+    format = format_for(width)
+    groups = 1 if format.group is None else width // format.group
+    bytes_in_row = width // 2 if format.nibbles else width
+    zeros = np.broadcast_to(np.zeros((), np.uint8), (rows, groups))
+    return AffineTensor(
+        format,
+        np.broadcast_to(np.zeros((), np.uint8), (rows, bytes_in_row)),
+        np.broadcast_to(np.zeros((), np.float16), (rows, groups)),
+        None if format.zero == "symmetric" else zeros,
+    )
+
+
+def rows_of(tensor: AffineTensor, rows: slice) -> AffineTensor:
+    """Some rows of a matrix, as an own tensor."""
+    offsets = None if tensor.offsets is None else tensor.offsets[rows].copy()
+    return replace(
+        tensor, codes=tensor.codes[rows].copy(), scales=tensor.scales[rows].copy(), offsets=offsets
+    )
+
+
+def _sound(visit: Visit, name: str) -> bool:
+    """Whether its stored values are finite; else it is noted and left as it is."""
+    try:
+        visit.dense(name)
+    except NumericError as error:
+        visit.note(name, f"left as stored: {error}")
+        return False
+    return True

@@ -1,0 +1,17 @@
+"""Every method by its name in a recipe: the one list of what a pass can be."""
+
+from typing import Any
+
+from slipstream.compress.passes.awq import Awq
+from slipstream.compress.passes.quantizers import Gptq, Hqq, Imatrix, Rtn
+from slipstream.compress.passes.smoothquant import SmoothQuant
+
+METHODS: dict[str, type[Any]] = {
+    "rtn": Rtn,
+    "gptq": Gptq,
+    "awq": Awq,
+    "hqq": Hqq,
+    "imatrix": Imatrix,
+    "smoothquant": SmoothQuant,
+}
+QUANTIZERS = ("rtn", "gptq", "awq", "hqq", "imatrix")
