@@ -11,7 +11,7 @@ from fakes import FakeProgram, fake_engine, parrot
 
 from slipstream.engine.request import SamplingParams
 from slipstream.engine.service import Service
-from slipstream.errors import EngineError, UnavailableError
+from slipstream.errors import EngineError, NumericError, UnavailableError
 
 
 def run_async(test):
@@ -70,14 +70,32 @@ async def test_leaving_early_cancels():
 
 @run_async
 async def test_a_failed_step_reaches_every_client_and_the_next_is_served():
-    program = FakeProgram(257, lambda ids: np.full(257, np.nan, np.float32))
+    def broken(ids):
+        raise ValueError("the kernel is broken")
+
+    program = FakeProgram(257, broken)
     async with serving(fake_engine(program)) as service:
         streams = [service.submit(service.engine.request("Hi>")) for _ in range(3)]
         for stream in streams:
-            with pytest.raises(EngineError, match="not finite"):
+            with pytest.raises(EngineError, match="the kernel is broken"):
                 await text_of(stream)
         program.answer = parrot("fine")
         assert await text_of(service.submit(service.engine.request("Hi>"))) == "fine"
+
+
+@run_async
+async def test_a_request_without_a_next_token_fails_alone():
+    talk = parrot("fine")
+
+    def answer(ids):
+        return np.full(257, np.nan, np.float32) if ids[0] == ord("X") else talk(ids)
+
+    async with serving(fake_engine(FakeProgram(257, answer))) as service:
+        lost, other = (service.submit(service.engine.request(text)) for text in ("X>", "Hi>"))
+        with pytest.raises(NumericError, match="not finite"):
+            await text_of(lost)
+        assert await text_of(other) == "fine" and service.requests_open == 0
+        service.engine.check()
 
 
 @run_async
