@@ -5,10 +5,9 @@ import functools
 import threading
 from contextlib import contextmanager
 
-import uvicorn
 from fakes import FakeProgram
 
-from slipstream.serve.run import Address, listen, url_of
+from slipstream.serve.run import Address, Runner, config_for, listen, url_of
 
 
 def run_async(test):
@@ -24,8 +23,9 @@ def run_async(test):
 @contextmanager
 def live(app):
     """The app behind a real socket; yields its URL."""
-    listener = listen(Address(port=0))
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="on"))
+    address = Address(port=0)
+    listener = listen(address)
+    server = Runner(config_for(app, app.state.server, address), app.state.server, lambda: None, 10)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
     try:

@@ -60,7 +60,9 @@ async def test_a_client_that_leaves_while_it_waits_frees_its_pages(gated):
     assert engine.snapshot().answer_tokens_total < 4000  # it might have written 4,096
     async with httpx.AsyncClient(base_url=url) as client:
         counts = (await client.get("/metrics")).text
-    assert 'request_success_total{finished_reason="abort",model_name="fake"} 1.0' in counts
+    assert (
+        'request_success_total{finished_reason="abort",model_name="fake",version="1"} 1.0' in counts
+    )
 
 
 @run_async
@@ -138,13 +140,13 @@ def test_health_and_metrics(http):
     assert http.get("/health").json() == {"status": "ok"}
     text = http.get("/metrics").text
     for line in (
-        'slipstream:num_requests_running{model_name="fake"} 0.0',
-        'slipstream:kv_cache_usage_perc{model_name="fake"} 0.0',
-        'slipstream:request_success_total{finished_reason="stop",model_name="fake"}',
-        'slipstream:time_to_first_token_seconds_count{model_name="fake"}',
-        'slipstream:inter_token_latency_seconds_bucket{le="0.01",model_name="fake"}',
-        'slipstream:generation_tokens_total{model_name="fake"}',
-        'slipstream:request_refused_total{model_name="fake",status="400"}',
+        'slipstream:num_requests_running{model_name="fake",version="1"} 0.0',
+        'slipstream:kv_cache_usage_perc{model_name="fake",version="1"} 0.0',
+        'slipstream:request_success_total{finished_reason="stop",model_name="fake",version="1"}',
+        'slipstream:time_to_first_token_seconds_count{model_name="fake",version="1"}',
+        'slipstream:inter_token_latency_seconds_bucket{le="0.01",model_name="fake",version="1"}',
+        'slipstream:generation_tokens_total{model_name="fake",version="1"}',
+        'slipstream:request_refused_total{status="400"}',
     ):
         assert line in text, line
 
