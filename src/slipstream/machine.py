@@ -6,7 +6,9 @@ measured ceilings that predictions and reports are held against. It is also the 
 
     SLIPSTREAM_THREADS  threads of a native program (default: all usable cores)
     SLIPSTREAM_ISA      one of `machine().isas`; forces the native kernels onto that path
+    SLIPSTREAM_API_KEYS  lines of `name:key[:limits]`, or separated by ``;``, as `serve` reads them
     SLIPSTREAM_CACHE    folder for models and probe results (default: the platform's cache folder)
+    SLIPSTREAM_PACKED_MB  most megabytes of packed weights kept there (default 16384; 0: none)
 """
 
 import os
@@ -23,15 +25,18 @@ __all__ = [
     "Ceilings",
     "Machine",
     "Rate",
+    "api_keys",
     "cache_dir",
     "ceilings",
     "check_isa",
     "forced_isa",
     "machine",
+    "packed_limit_bytes",
     "thread_count",
 ]
 
 THREADS_MAX = 1024
+PACKED_MB = 16 * 1024
 
 
 @lru_cache(maxsize=1)
@@ -59,6 +64,11 @@ def thread_count() -> int:
     return int(text)
 
 
+def api_keys() -> str:
+    """The keys in SLIPSTREAM_API_KEYS, one `name:key[:limits]` a line or between ``;``."""
+    return os.environ.get("SLIPSTREAM_API_KEYS", "")
+
+
 def forced_isa() -> str | None:
     """The instruction set in SLIPSTREAM_ISA, or None; refused when this machine lacks it."""
     name = os.environ.get("SLIPSTREAM_ISA", "").strip().lower()
@@ -82,6 +92,14 @@ def cache_dir() -> Path:
     import platformdirs  # noqa: PLC0415  at the top it would double the time of this import
 
     return Path(platformdirs.user_cache_dir("slipstream", appauthor=False))
+
+
+def packed_limit_bytes() -> int:
+    """How much of the cache packed weights may take: SLIPSTREAM_PACKED_MB, or 16 GiB; 0 for none."""
+    text = os.environ.get("SLIPSTREAM_PACKED_MB", "") or str(PACKED_MB)
+    if not text.isdecimal() or len(text) > 12:
+        raise MachineError(f"SLIPSTREAM_PACKED_MB must be a number of megabytes, not {text!r}")
+    return int(text) << 20
 
 
 def ceilings(refresh: bool = False) -> Ceilings:
