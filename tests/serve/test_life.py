@@ -136,7 +136,7 @@ def test_logits_that_are_not_numbers_are_told():
 
 def test_health_and_metrics(http):
     http.post("/v1/chat/completions", json=CHAT)
-    http.post("/v1/chat/completions", json={**CHAT, "n": 7})
+    http.post("/v1/chat/completions", json={**CHAT, "n": 0})
     assert http.get("/health").json() == {"status": "ok"}
     text = http.get("/metrics").text
     for line in (

@@ -7,7 +7,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from slipstream.errors import EngineError, SlipstreamError
-from slipstream.serve.openai import ChatRequest, CompletionRequest
+from slipstream.serve.openai_chat import ChatRequest
+from slipstream.serve.openai_completion import CompletionRequest
 from slipstream.serve.refusal import refusal_of
 
 CHAT = {"model": "fake", "messages": [{"role": "user", "content": "Hi"}]}
@@ -25,11 +26,36 @@ def error_of(response, status=400):
     ("change", "param", "words"),
     [
         ({"nonsense": 1}, "nonsense", "Unrecognized request argument supplied: nonsense"),
-        ({"n": 2}, "n", "not supported yet, except as 1"),
-        ({"frequency_penalty": 0.5}, "frequency_penalty", "not supported yet"),
-        ({"logit_bias": {"5": 1}}, "logit_bias", "not supported yet"),
-        ({"tools": [{"type": "function"}]}, "tools", "not supported yet"),
-        ({"response_format": {"type": "json_object"}}, "response_format.type", "'text'"),
+        ({"n": 0}, "n", "greater than or equal to 1"),
+        ({"n": 129}, "n", "less than or equal to 128"),
+        ({"frequency_penalty": 3}, "frequency_penalty", "less than or equal to 2"),
+        ({"logit_bias": {"5": 101}}, "logit_bias", "less than or equal to 100"),
+        ({"logit_bias": {"five": 1}}, None, "token ids"),
+        ({"allowed_token_ids": []}, "allowed_token_ids", "at least 1"),
+        ({"min_tokens": 9, "max_tokens": 3}, None, "min_tokens"),
+        ({"tools": [{"type": "function"}]}, "tools.0.function", "Missing required parameter"),
+        ({"tools": [{"type": "retrieval"}]}, "tools.0.type", "'function'"),
+        ({"tool_choice": "required"}, None, "needs tools"),
+        (
+            {"tool_choice": {"type": "function", "function": {"name": "nobody"}}},
+            None,
+            "no tool named 'nobody'",
+        ),
+        ({"functions": [{"name": "old"}]}, "functions", "not supported"),
+        ({"response_format": {"type": "xml"}}, "response_format", "'json_schema'"),
+        (
+            {"response_format": {"type": "json_schema"}},
+            "response_format.json_schema.json_schema",
+            "Missing required parameter",
+        ),
+        ({"structured_outputs": {}}, "structured_outputs", "exactly one"),
+        (
+            {"structured_outputs": {"regex": "a"}, "response_format": {"type": "text"}},
+            None,
+            "not both",
+        ),
+        ({"reasoning_effort": "high"}, "reasoning_effort", "not supported"),
+        ({"chat_template_kwargs": {"messages": []}}, None, "must not hold messages"),
         ({"temperature": -1}, "temperature", "greater than or equal to 0"),
         ({"temperature": "hot"}, "temperature", "valid number"),
         ({"top_p": 0}, "top_p", "greater than 0"),
@@ -42,7 +68,8 @@ def error_of(response, status=400):
         ({"stream_options": {"include_usage": True}}, None, "stream=true"),
         ({"messages": []}, "messages", "at least 1"),
         ({"messages": [{"role": "robot", "content": "x"}]}, "messages.0.role", "'system'"),
-        ({"messages": [{"role": "user"}]}, "messages.0.content", "Missing required parameter"),
+        ({"messages": [{"role": "user"}]}, "messages.0", "content: Missing required parameter"),
+        ({"messages": [{"role": "tool", "content": "x"}]}, "messages.0", "tool_call_id"),
         ({"messages": [{"role": "user", "content": 5}]}, "messages.0.content", "valid string"),
         (
             {"messages": [{"role": "user", "content": [{"type": "image_url", "text": ""}]}]},
@@ -70,8 +97,8 @@ def test_a_chat_field_that_is_not_served_is_refused_by_name(http, change, param,
         ({"prompt": [""] * 65}, "prompt"),
         ({"prompt": {"a": 1}}, "prompt"),
         ({"prompt": [-1]}, "prompt"),
-        ({"echo": True}, "echo"),
-        ({"best_of": 2}, "best_of"),
+        ({"echo": "yes"}, "echo"),
+        ({"n": 0, "best_of": 2}, "n"),
         ({"suffix": "end"}, "suffix"),
         ({"logprobs": True}, "logprobs"),
     ],
@@ -79,6 +106,14 @@ def test_a_chat_field_that_is_not_served_is_refused_by_name(http, change, param,
 def test_a_completion_field_that_is_not_served_is_refused_by_name(http, change, param):
     error = error_of(http.post("/v1/completions", json={**PLAIN, **change}))
     assert error["param"].split(".")[0] == param
+
+
+def test_best_of_is_n_or_nothing(http):
+    assert (
+        "best_of" in error_of(http.post("/v1/completions", json={**PLAIN, "best_of": 2}))["message"]
+    )
+    body = {**PLAIN, "best_of": 2, "n": 2, "max_tokens": 2}
+    assert len(http.post("/v1/completions", json=body).json()["choices"]) == 2
 
 
 def test_prompts_without_tokens_or_with_unknown_ones(http):

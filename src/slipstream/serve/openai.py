@@ -1,20 +1,26 @@
 """What clients may send, as OpenAI's API spells it; anything else is refused, never ignored.
 
-Fields of that API that are not served yet are accepted with the value that changes nothing
-(``n=1``, ``tools=null``), since clients send those unasked. `top_k`, `min_p`, `stop_token_ids`,
-`ignore_eos` and `priority` are extensions, spelled as vLLM spells them; `timeout` is ours.
+Here are the fields that chat and plain completions share. Fields of that API that are not served
+are accepted with the value that changes nothing (``suffix=""``), since clients send those unasked.
+Extensions are spelled as vLLM spells them (`top_k`, `min_p`, `repetition_penalty`,
+`structured_outputs`, `priority` …); `timeout` and `typical_p` are ours.
 """
 
 import json
-from typing import Annotated, Any, Literal, Self, cast
+from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from slipstream.engine.codec import Message
-from slipstream.engine.request import STOP_STRINGS_MAX, TOP_LOGPROBS_MAX, SamplingParams
-
-COMPLETION_TOKENS = 16  # OpenAI's default for /v1/completions
-PROMPTS_MAX = 64
+from slipstream.engine.grammar import Grammar
+from slipstream.engine.request import (
+    BAD_WORDS_MAX,
+    BIASES_MAX,
+    CHOICES_MAX,
+    STOP_STRINGS_MAX,
+    TOP_LOGPROBS_MAX,
+    SamplingParams,
+)
+from slipstream.errors import RequestError
 
 
 def only(*neutral: Any) -> AfterValidator:
@@ -23,7 +29,7 @@ def only(*neutral: Any) -> AfterValidator:
 
     def check(value: Any) -> Any:
         if value is not None and value not in neutral:
-            raise ValueError(f"not supported yet{f', except as {names}' if names else ''}")
+            raise ValueError(f"not supported{f', except as {names}' if names else ''}")
         return value
 
     return AfterValidator(check)
@@ -42,33 +48,72 @@ class StreamOptions(Strict):
     include_obfuscation: Annotated[Any, only(False)] = None
 
 
+class StructuredOutputs(Strict):
+    """``structured_outputs``, as vLLM has it: exactly one of its fields."""
+
+    json_schema: dict[str, Any] | str | None = Field(None, alias="json")
+    json_object: bool | None = None
+    regex: str | None = None
+    choice: Annotated[list[str], Field(min_length=1)] | None = None
+    grammar: str | None = None
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> Self:
+        given = [name for name in type(self).model_fields if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError("give exactly one of json, json_object, regex, choice and grammar")
+        return self
+
+    def engine_grammar(self) -> Grammar | None:
+        """For the engine."""
+        if self.json_schema is not None:
+            schema = self.json_schema
+            return Grammar("json_schema", schema if isinstance(schema, str) else json.dumps(schema))
+        if self.regex is not None:
+            return Grammar("regex", self.regex)
+        if self.choice is not None:
+            return Grammar("choice", json.dumps(self.choice))
+        if self.grammar is not None:
+            return Grammar("ebnf", self.grammar)
+        return Grammar("json_object") if self.json_object else None
+
+
+NonEmpty = Annotated[str, Field(min_length=1)]
+TokenId = Annotated[int, Field(ge=0)]
+
+
 class Generation(Strict):
     """The fields that both kinds of completion share."""
 
     model: str
+    n: Annotated[int, Field(ge=1, le=CHOICES_MAX)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     top_k: Annotated[int, Field(ge=-1)] | None = None
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    max_tokens: Annotated[int, Field(ge=1)] | None = None
-    stop: (
-        Annotated[str, Field(min_length=1)]
-        | Annotated[list[Annotated[str, Field(min_length=1)]], Field(max_length=STOP_STRINGS_MAX)]
+    typical_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    repetition_penalty: Annotated[float, Field(gt=0, le=10)] | None = None
+    logit_bias: (
+        Annotated[dict[str, Annotated[float, Field(ge=-100, le=100)]], Field(max_length=BIASES_MAX)]
         | None
     ) = None
-    stop_token_ids: list[Annotated[int, Field(ge=0)]] | None = None
+    allowed_token_ids: Annotated[list[TokenId], Field(min_length=1)] | None = None
+    bad_words: Annotated[list[NonEmpty], Field(max_length=BAD_WORDS_MAX)] | None = None
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    min_tokens: Annotated[int, Field(ge=0)] | None = None
+    stop: NonEmpty | Annotated[list[NonEmpty], Field(max_length=STOP_STRINGS_MAX)] | None = None
+    stop_token_ids: list[TokenId] | None = None
     ignore_eos: bool | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**64)] | None = None
+    prompt_logprobs: Annotated[int, Field(ge=0, le=TOP_LOGPROBS_MAX)] | None = None
+    structured_outputs: StructuredOutputs | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     user: str | None = None  # names the caller; changes nothing
     priority: int | None = None  # the lower, the earlier it runs
     timeout: float | None = None  # seconds for the whole answer
-
-    n: Annotated[Any, only(1)] = None
-    frequency_penalty: Annotated[Any, only(0)] = None
-    presence_penalty: Annotated[Any, only(0)] = None
-    logit_bias: Annotated[Any, only({})] = None
 
     @model_validator(mode="after")
     def _stream_options_need_a_stream(self) -> Self:
@@ -81,120 +126,43 @@ class Generation(Strict):
         """Whether a stream ends with a chunk of usage."""
         return bool(self.stream_options and self.stream_options.include_usage)
 
+    def grammar(self) -> Grammar | None:
+        """What the whole answer must look like."""
+        return self.structured_outputs.engine_grammar() if self.structured_outputs else None
+
     def sampling(self, max_tokens: int | None, top_logprobs: int | None) -> SamplingParams:
         """For the engine, with OpenAI's defaults; `top_logprobs` None: no logprobs at all."""
         return SamplingParams(
+            n=self.n or 1,
             temperature=1.0 if self.temperature is None else self.temperature,
             top_p=self.top_p or 1.0,
             top_k=max(0, self.top_k or 0),
             min_p=self.min_p or 0.0,
+            typical_p=self.typical_p or 1.0,
+            frequency_penalty=self.frequency_penalty or 0.0,
+            presence_penalty=self.presence_penalty or 0.0,
+            repetition_penalty=self.repetition_penalty or 1.0,
+            logit_bias=_bias(self.logit_bias or {}),
+            allowed_ids=None
+            if self.allowed_token_ids is None
+            else frozenset(self.allowed_token_ids),
+            bad_words=tuple(self.bad_words or ()),
             max_tokens=max_tokens,
+            min_tokens=self.min_tokens or 0,
             stop=(self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ()),
             stop_ids=frozenset(self.stop_token_ids or ()),
             ignore_eos=bool(self.ignore_eos),
             seed=None if self.seed is None else self.seed % 2**64,
             logprobs=top_logprobs is not None,
             top_logprobs=top_logprobs or 0,
+            prompt_logprobs=self.prompt_logprobs,
+            grammar=self.grammar(),
         )
 
 
-class TextPart(Strict):
-    """A piece of a message's content; only text is served."""
-
-    type: Literal["text"]
-    text: str
-
-
-class ChatMessage(Strict):
-    """One turn. What an assistant's earlier answer carries beside its content must be empty."""
-
-    role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[TextPart]
-
-    name: Annotated[Any, only()] = None
-    refusal: Annotated[Any, only()] = None
-    tool_calls: Annotated[Any, only([])] = None
-    function_call: Annotated[Any, only()] = None
-    annotations: Annotated[Any, only([])] = None
-    audio: Annotated[Any, only()] = None
-
-    def message(self) -> Message:
-        """As chat templates want it."""
-        text = self.content
-        if not isinstance(text, str):
-            text = "".join(part.text for part in text)
-        return {"role": "system" if self.role == "developer" else self.role, "content": text}
-
-
-class ResponseFormat(Strict):
-    """``response_format``: plain text alone."""
-
-    type: Literal["text"]
-
-
-class ChatRequest(Generation):
-    """The body of ``POST /v1/chat/completions``."""
-
-    messages: Annotated[list[ChatMessage], Field(min_length=1)]
-    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
-    logprobs: bool | None = None
-    top_logprobs: Annotated[int, Field(ge=0, le=TOP_LOGPROBS_MAX)] | None = None
-    response_format: ResponseFormat | None = None
-
-    tools: Annotated[Any, only([])] = None
-    tool_choice: Annotated[Any, only("none", "auto")] = None
-    parallel_tool_calls: bool | None = None  # without tools it changes nothing
-    functions: Annotated[Any, only([])] = None
-    function_call: Annotated[Any, only("none", "auto")] = None
-    modalities: Annotated[Any, only(["text"])] = None
-    audio: Annotated[Any, only()] = None
-    prediction: Annotated[Any, only()] = None
-    reasoning_effort: Annotated[Any, only()] = None
-    verbosity: Annotated[Any, only()] = None
-    web_search_options: Annotated[Any, only()] = None
-    service_tier: Annotated[Any, only("auto", "default")] = None
-    store: Annotated[Any, only(False)] = None
-    metadata: Annotated[Any, only({})] = None
-    safety_identifier: str | None = None  # like `user`
-    prompt_cache_key: str | None = None  # a hint; changes no answer
-
-    @model_validator(mode="after")
-    def _fields_agree(self) -> Self:
-        if self.max_tokens and self.max_completion_tokens not in (None, self.max_tokens):
-            raise ValueError("max_tokens and max_completion_tokens differ; give one")
-        if self.top_logprobs is not None and not self.logprobs:
-            raise ValueError("top_logprobs needs logprobs=true")
-        return self
-
-    def params(self) -> SamplingParams:
-        """For the engine."""
-        top = (self.top_logprobs or 0) if self.logprobs else None
-        return self.sampling(self.max_completion_tokens or self.max_tokens, top)
-
-
-Ids = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
-
-
-class CompletionRequest(Generation):
-    """The body of ``POST /v1/completions``; each prompt gets its own choice."""
-
-    prompt: (
-        str | Ids | Annotated[list[str] | list[Ids], Field(min_length=1, max_length=PROMPTS_MAX)]
-    )
-    logprobs: Annotated[int, Field(ge=0, le=TOP_LOGPROBS_MAX)] | None = None
-
-    best_of: Annotated[Any, only(1)] = None
-    echo: Annotated[Any, only(False)] = None
-    suffix: Annotated[Any, only("")] = None
-
-    def prompts(self) -> list[str | list[int]]:
-        """One entry per choice."""
-        if isinstance(self.prompt, str):
-            return [self.prompt]
-        if isinstance(self.prompt[0], int):
-            return [self.prompt]
-        return [*cast(list[str | list[int]], self.prompt)]
-
-    def params(self) -> SamplingParams:
-        """For the engine."""
-        return self.sampling(self.max_tokens or COMPLETION_TOKENS, self.logprobs)
+def _bias(given: dict[str, float]) -> tuple[tuple[int, float], ...]:
+    """Token ids arrive as JSON's keys, which are strings."""
+    try:
+        return tuple((int(token), value) for token, value in given.items())
+    except ValueError as error:
+        raise RequestError("logit_bias: its keys must be token ids") from error

@@ -1,13 +1,15 @@
-"""Server-sent events, and noticing that nobody listens any more.
+"""Streams of events, and noticing that nobody listens any more.
 
-An `EventStream` is the response of a streaming request. `unless_gone` runs any work for a client
-and stops it when the client leaves, so that its pages are freed at once.
+An `EventStream` is the response of a streaming request; its `Framing` says how events become
+bytes. `unless_gone` runs any work for a client and stops it when the client leaves, so that its
+pages are freed at once.
 """
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import aclosing
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from starlette.responses import Response
@@ -15,8 +17,9 @@ from starlette.types import Receive, Scope, Send
 
 from slipstream.engine.answer import Delta
 from slipstream.engine.service import AnswerStream
-from slipstream.serve.refusal import refusal_of
+from slipstream.serve.refusal import Refusal, refusal_of
 
+Event = dict[str, Any]
 Result = TypeVar("Result")
 
 EVENT_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
@@ -81,17 +84,26 @@ async def merged(streams: list[AnswerStream]) -> AsyncIterator[tuple[int, Delta]
             task.cancel()
 
 
+@dataclass(frozen=True)
+class Framing:
+    """How one API writes events, a failure within the stream, and the end of it."""
+
+    media_type: str
+    event: Callable[[Event], bytes]
+    error: Callable[[Refusal], bytes]
+    end: bytes
+
+
 class EventStream(Response):
-    """Sends each object of `events` as it comes, then ``[DONE]``.
+    """Sends each of `events` as it comes, then the framing's end.
 
     Headers wait for the first event, so that what fails before it is refused with a status of its
     own. A failure after that is sent as an error event: the client is told, never left hanging.
     """
 
-    media_type = "text/event-stream"
-
-    def __init__(self, events: AsyncIterator[dict[str, Any]]) -> None:
-        super().__init__(headers=EVENT_HEADERS)
+    def __init__(self, events: AsyncIterator[Event], framing: Framing | None = None) -> None:
+        self._framing = framing or SERVER_SENT
+        super().__init__(headers=EVENT_HEADERS, media_type=self._framing.media_type)
         del self.headers["content-length"]
         self._events = events
 
@@ -106,18 +118,28 @@ class EventStream(Response):
         async with aclosing(self._events) as events:  # type: ignore[type-var]
             first = await anext(events)
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-            await send(_body(_event(first)))
+            await send(_body(self._framing.event(first)))
             try:
                 async for event in events:
-                    await send(_body(_event(event)))
+                    await send(_body(self._framing.event(event)))
             except Exception as error:
-                await send(_body(_event(refusal_of(error).body())))
-            await send({**_body(b"data: [DONE]\n\n"), "more_body": False})
+                await send(_body(self._framing.error(refusal_of(error))))
+            await send({**_body(self._framing.end), "more_body": False})
 
 
-def _event(content: dict[str, Any]) -> bytes:
-    return f"data: {json.dumps(content, ensure_ascii=False, separators=(',', ':'))}\n\n".encode()
+def compact(content: Event) -> str:
+    """JSON on one line."""
+    return json.dumps(content, ensure_ascii=False, separators=(",", ":"))
+
+
+def _data(content: Event) -> bytes:
+    return f"data: {compact(content)}\n\n".encode()
 
 
 def _body(data: bytes) -> dict[str, Any]:
     return {"type": "http.response.body", "body": data, "more_body": True}
+
+
+SERVER_SENT = Framing(
+    "text/event-stream", _data, lambda refusal: _data(refusal.body()), b"data: [DONE]\n\n"
+)
