@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from slipstream.checkpoint.sources import resolve
+from slipstream.cli import serve_options
 from slipstream.cli.answering import Context, ModelArgument, Threads, waiting
 from slipstream.engine.engine import Engine
 from slipstream.engine.options import EngineOptions
@@ -22,16 +23,34 @@ def command(  # noqa: PLR0917  each argument is an option of the command line
     max_batch: Annotated[int, typer.Option(min=1, help="requests that run at once")] = 32,
     context: Context = None,
     kv_memory: Annotated[int | None, typer.Option(min=1, help="MB of KV pages")] = None,
-    queue: Annotated[int, typer.Option(min=0, help="requests that may wait")] = 128,
-    max_prompt: Annotated[int | None, typer.Option(min=1, help="tokens of a prompt")] = None,
-    max_answer: Annotated[int | None, typer.Option(min=1, help="tokens of an answer")] = None,
     threads: Threads = None,
+    queue: serve_options.Queue = 128,
+    max_prompt: serve_options.MaxPrompt = None,
+    max_answer: serve_options.MaxAnswer = None,
+    max_body: serve_options.MaxBody = 4.0,
+    timeout: serve_options.Timeout = None,
+    drain_timeout: serve_options.DrainTimeout = None,
+    connections: serve_options.Connections = 1024,
+    api_keys: serve_options.ApiKeys = None,
+    rpm: serve_options.Rpm = None,
+    tpm: serve_options.Tpm = None,
+    concurrent: serve_options.Concurrent = None,
+    cors: serve_options.Cors = None,
+    uds: serve_options.Uds = None,
+    tls_cert: serve_options.TlsCert = None,
+    tls_key: serve_options.TlsKey = None,
+    otlp: serve_options.Otlp = None,
+    log_prompts: serve_options.LogPrompts = False,
     as_json: Annotated[bool, typer.Option("--json", help="log every request as JSON")] = False,
 ) -> None:
     """Serve a model over HTTP: /v1/chat/completions, /v1/completions, /v1/models, /metrics.
 
-    SIGTERM or Ctrl-C: no new requests, those under way are answered, then it ends.
+    SIGTERM or Ctrl-C: new requests are refused, those under way are answered, then it ends.
     """
+    given = serve_options.Operations(
+        queue, max_prompt, max_answer, max_body, timeout, connections,
+        api_keys, rpm, tpm, concurrent, cors, otlp, log_prompts,
+    )  # fmt: skip
     options = EngineOptions(
         max_batch=max_batch,
         context=context,
@@ -41,20 +60,19 @@ def command(  # noqa: PLR0917  each argument is an option of the command line
     resolve(model)  # has a progress bar of its own
     with ThreadPoolExecutor(1) as pool:  # the model loads while the HTTP stack is imported
         opening = pool.submit(Engine.open, model, options)
-        app, admission, run = (
-            import_module(f"slipstream.serve.{part}") for part in ("app", "admission", "run")
-        )
+        app, run = (import_module(f"slipstream.serve.{part}") for part in ("app", "run"))
+        limits = serve_options.limits_of(given)
+        doors = serve_options.doors_of(given, limits)
+        address = serve_options.address_of(host, port, uds, tls_cert, tls_key)
         with waiting(f"loading {model}"):
             engine = opening.result()
-    limits = admission.AdmissionLimits(
-        queue=queue, max_prompt_tokens=max_prompt, max_answer_tokens=max_answer
-    )
     served = name or served_name(model)
     run.run_server(
-        app.make_app(engine, name=served, limits=limits),
-        run.Address(host, port),
+        app.make_app(engine, name=served, limits=limits, **doors),
+        address,
         lambda url: _say_ready(served, url, as_json),
         json_logs=as_json,
+        drain_timeout_s=drain_timeout,
     )
 
 
