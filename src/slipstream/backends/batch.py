@@ -14,6 +14,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from slipstream.checkpoint.peft import Adapter
 from slipstream.graph.graph import Graph
 
 PAGE_SIZE = 64  # positions in one KV page; also the tile of keys that attention merges at a time
@@ -109,4 +110,23 @@ class Program(Protocol):
 
         Calibration calls this; inputs to the head have only the L selected rows.
         """
+        ...
+
+    @property
+    def adapter_bytes(self) -> int:
+        """What the loaded adapters occupy."""
+        ...
+
+    def load_adapter(self, slot: int, adapter: Adapter) -> None:
+        """Puts an adapter into an empty slot, for batches to name.
+
+        A row of a sequence that names it gets, at each linear that the adapter changes,
+        y + scale · B (A x) in float32, x being the linear's unrounded input. Other rows keep their
+        bits. UnsupportedError or AdapterError when it does not fit the graph, ValueError when the
+        slot is taken.
+        """
+        ...
+
+    def unload_adapter(self, slot: int) -> None:
+        """Empties a slot; ValueError if it is empty."""
         ...

@@ -16,10 +16,12 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from slipstream.backends import native_adapters
 from slipstream.backends.batch import Batch
 from slipstream.backends.native_module import NativeHandle, NativeKV, native_module
 from slipstream.backends.native_nodes import add_nodes
-from slipstream.backends.native_weights import pack_weights
+from slipstream.backends.native_packed import WeightsSource, load_weights
+from slipstream.checkpoint.peft import Adapter
 from slipstream.formats.tensor import Tensor
 from slipstream.graph import ops
 from slipstream.graph.graph import Graph, weights_of
@@ -127,6 +129,19 @@ class NativeProgram:
         for i, node in enumerate(self.graph):
             is_linear = isinstance(node.op, ops.Linear | ops.GatedLinear)
             if is_linear and weight in weights_of(node.op):
+    @property
+    def adapter_bytes(self) -> int:
+        """What the loaded adapters occupy."""
+        return self._handle.adapter_bytes
+
+    def load_adapter(self, slot: int, adapter: Adapter) -> None:
+        """See backends.batch.Program; its matrices are copied as they are stored."""
+        native_adapters.load_adapter(self._handle, self.graph, slot, adapter)
+
+    def unload_adapter(self, slot: int) -> None:
+        """Empties a slot; ValueError if it is empty."""
+        self._handle.unload_adapter(slot)
+
                 return i
         raise ValueError(f"no linear of the graph reads {weight}")
 
@@ -139,4 +154,5 @@ class NativeProgram:
 def _arrays(batch: Batch) -> tuple[NDArray[np.int32], ...]:
     """The batch's arrays in C order; their dtypes and ranges are checked in C++."""
     arrays = (batch.ids, batch.row_starts, batch.lengths, batch.pages, batch.logit_rows)
-    return tuple(np.ascontiguousarray(array) for array in arrays)
+    adapters = None if batch.adapters is None else np.ascontiguousarray(batch.adapters)
+    return (*(np.ascontiguousarray(array) for array in arrays), adapters)

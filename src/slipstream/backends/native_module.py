@@ -16,8 +16,8 @@ class NativeKV(Protocol):
 
 
 class NativeHandle(Protocol):
-    """A program of csrc/step/program.h. A step takes the five arrays of a batch, a KV, and the
-    array that receives the logits.
+    """A program of csrc/step/program.h. A step takes the six arrays of a batch (adapters may be
+    None), a KV, and the array that receives the logits.
     """
 
     threads: int
@@ -26,6 +26,16 @@ class NativeHandle(Protocol):
 
     def new_kv(self, page_count: int) -> NativeKV:
         """Pages in every layer."""
+        ...
+    adapter_bytes: int
+    adapter_sites: list[tuple[int, int]]  # (out, in) of each matrix of a linear
+
+    def load_adapter(self, slot: int, parts: list[tuple[int, Any, Any, str, float]]) -> None:
+        """Fills an empty slot with (site, A, B, dtype, scale)."""
+        ...
+
+    def unload_adapter(self, slot: int) -> None:
+        """Empties a slot."""
         ...
 
     def input_of(self, node: int) -> tuple[int, bool]:

@@ -14,10 +14,12 @@ from typing import Any, Literal, assert_never
 
 import numpy as np
 
-from slipstream.backends import reference_kv, reference_ops
+from slipstream.backends import reference_adapters, reference_kv, reference_ops
+from slipstream.backends.adapters import ADAPTER_SLOTS, fit_adapter, sites_of
 from slipstream.backends.batch import KV, Batch, Program
 from slipstream.backends.reference_kv import KVType, ReferenceKV
 from slipstream.backends.reference_ops import Array
+from slipstream.checkpoint.peft import Adapter, LowRankPair
 from slipstream.formats.tensor import AffineTensor, DenseTensor
 from slipstream.graph import ops
 from slipstream.graph.graph import Graph, Node, weights_of
@@ -55,6 +57,7 @@ class ReferenceProgram:
     dtype: Any
     device: Any = None
     dequantized: dict[str, Array] = field(default_factory=dict, repr=False)
+    adapters: dict[int, dict[str, LowRankPair]] = field(default_factory=dict, repr=False)
 
     def new_kv(self, page_count: int) -> ReferenceKV:
         """Empty storage for `page_count` pages in every layer."""
@@ -74,6 +77,23 @@ class ReferenceProgram:
             raise ValueError(f"no linear of the graph reads {', '.join(missing)}")
         return captured
 
+    @property
+    def adapter_bytes(self) -> int:
+        """What the loaded adapters occupy."""
+        return sum(pair.size_bytes for pairs in self.adapters.values() for pair in pairs.values())
+
+    def load_adapter(self, slot: int, adapter: Adapter) -> None:
+        """See `backends.batch.Program`."""
+        if slot in self.adapters or not 0 <= slot < ADAPTER_SLOTS:
+            raise ValueError("this adapter slot is taken, or out of range")
+        shapes = {name: tuple(self.weights[name].shape) for name in sites_of(self.graph)}
+        self.adapters[slot] = fit_adapter(self.graph, shapes, adapter)
+
+    def unload_adapter(self, slot: int) -> None:
+        """Empties a slot; ValueError if it is empty."""
+        if self.adapters.pop(slot, None) is None:
+            raise ValueError("this adapter slot is empty")
+
     def weight(self, name: str) -> Array:
         """The dense values of a weight, in the program's dtype."""
         if name in self.dequantized:
@@ -92,10 +112,12 @@ class _Step:
     def __init__(self, program: ReferenceProgram, batch: Batch, kv: KV) -> None:
         assert isinstance(kv, ReferenceKV), "pages of another backend"
         batch.check(program.graph, kv.page_count)
+        reference_adapters.check_slots(batch, program.adapters)
         self.program = program
         self.batch = batch
         self.kv = kv
         self.angles: dict[tuple[object, ...], tuple[Array, Array]] = {}
+        self.row_slots = reference_adapters.row_slots(batch, selected=False)
 
     def run(self, captured: dict[str, Array]) -> Array:
         """Runs every node; fills those keys of `captured` that name a linear's weight."""
@@ -118,7 +140,8 @@ class _Step:
         match node.op:
             case ops.Linear(weights=names, biases=biases, activations=activations):
                 dense = [weight(name) for name in names]
-                return reference_ops.linear(x, dense, [self._bias(b) for b in biases], activations)
+                added = [self._bias(bias) for bias in biases]
+                return self._adapted(x, reference_ops.linear(x, dense, added, activations), names)
             case ops.AddNorm(norm=op):
                 return reference_ops.add_norm(
                     x, inputs[1], op, weight(op.weight), self._bias(op.bias)
@@ -141,7 +164,10 @@ class _Step:
             case ops.Attention():
                 return reference_kv.attention(*inputs, batch=self.batch, kv=self.kv, op=op)
             case ops.GatedLinear():
-                return reference_ops.gated_linear(x, weight(op.gate), weight(op.up), op)
+                names = (op.gate, op.up)
+                halves = reference_ops.gated_halves(x, weight(op.gate), weight(op.up), op)
+                gate_rows, up_rows = self._adapted(x, halves, names)
+                return reference_ops.gate(gate_rows, up_rows, op.kind)
             case ops.Gate():
                 return reference_ops.gate(x, inputs[1], op.kind)
             case ops.Activate():
@@ -153,10 +179,20 @@ class _Step:
             case ops.SoftCap():
                 return reference_ops.soft_cap(x, op.cap)
             case ops.Select():
+                self.row_slots = reference_adapters.row_slots(self.batch, selected=True)
                 return x[self._integers(self.batch.logit_rows)]
             case ops.Linear() | ops.AddNorm():
                 raise AssertionError("operations of several outputs are handled by _apply")
         assert_never(op)
+
+    def _adapted(
+        self, x: Array, products: tuple[Array, ...], weights: tuple[str, ...]
+    ) -> tuple[Array, ...]:
+        slots, rows = self.program.adapters, self.row_slots
+        return tuple(
+            reference_adapters.add_adapters(x, product, weight, slots, rows)
+            for product, weight in zip(products, weights, strict=True)
+        )
 
     def _bias(self, name: str | None) -> Array | None:
         return None if name is None else self.program.weight(name)

@@ -84,10 +84,11 @@ def linear(
     )
 
 
-def gated_linear(x: Array, gate_weight: Array, up_weight: Array, op: ops.GatedLinear) -> Array:
-    """[R, I] → [R, O]: activation(x · Wgᵀ) · (x · Wuᵀ)."""
-    gate_rows, up_rows = linear(x, (gate_weight, up_weight), (None, None), op.activations)
-    return gate(gate_rows, up_rows, op.kind)
+def gated_halves(
+    x: Array, gate_weight: Array, up_weight: Array, op: ops.GatedLinear
+) -> tuple[Array, ...]:
+    """[R, I] → two [R, O]: x · Wgᵀ and x · Wuᵀ, which `gate` combines."""
+    return linear(x, (gate_weight, up_weight), (None, None), op.activations)
 
 
 def activate(x: Array, kind: ops.ActivationKind) -> Array:
