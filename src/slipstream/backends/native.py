@@ -20,7 +20,7 @@ from slipstream.backends import native_adapters
 from slipstream.backends.batch import Batch
 from slipstream.backends.native_module import NativeHandle, NativeKV, native_module
 from slipstream.backends.native_nodes import add_nodes
-from slipstream.backends.native_packed import WeightsSource, load_weights
+from slipstream.backends.native_weights import pack_weights
 from slipstream.checkpoint.peft import Adapter
 from slipstream.formats.tensor import Tensor
 from slipstream.graph import ops
@@ -122,13 +122,6 @@ class NativeProgram:
         self._handle.step_captured(*arguments, list(inputs), list(inputs.values()))
         return {name: inputs[node] for name, node in nodes.items()}
 
-    def _logits(self, batch: Batch) -> NDArray[np.float32]:
-        return np.empty((len(batch.logit_rows), self._handle.vocabulary), np.float32)
-
-    def _linear_of(self, weight: str) -> int:
-        for i, node in enumerate(self.graph):
-            is_linear = isinstance(node.op, ops.Linear | ops.GatedLinear)
-            if is_linear and weight in weights_of(node.op):
     @property
     def adapter_bytes(self) -> int:
         """What the loaded adapters occupy."""
@@ -142,6 +135,13 @@ class NativeProgram:
         """Empties a slot; ValueError if it is empty."""
         self._handle.unload_adapter(slot)
 
+    def _logits(self, batch: Batch) -> NDArray[np.float32]:
+        return np.empty((len(batch.logit_rows), self._handle.vocabulary), np.float32)
+
+    def _linear_of(self, weight: str) -> int:
+        for i, node in enumerate(self.graph):
+            is_linear = isinstance(node.op, ops.Linear | ops.GatedLinear)
+            if is_linear and weight in weights_of(node.op):
                 return i
         raise ValueError(f"no linear of the graph reads {weight}")
 
@@ -151,7 +151,7 @@ class NativeProgram:
         return np.empty((rows, width), np.float32)
 
 
-def _arrays(batch: Batch) -> tuple[NDArray[np.int32], ...]:
+def _arrays(batch: Batch) -> tuple[NDArray[np.int32] | None, ...]:
     """The batch's arrays in C order; their dtypes and ranges are checked in C++."""
     arrays = (batch.ids, batch.row_starts, batch.lengths, batch.pages, batch.logit_rows)
     adapters = None if batch.adapters is None else np.ascontiguousarray(batch.adapters)
