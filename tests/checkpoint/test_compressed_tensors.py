@@ -23,7 +23,7 @@ from slipstream.graph.ops import Activations
 NAME = "model.layers.0.mlp.up_proj.weight"
 FORMATS = [
     Affine(bits, group, zero)
-    for bits in (4, 8)
+    for bits in (2, 3, 4, 8)
     for group in (16, 32, None)
     for zero in ("symmetric", "zero_point")
 ]
@@ -95,7 +95,7 @@ def test_a_tensor_survives_the_round_trip(
 @given(
     rows=st.integers(1, 20),
     count=st.integers(1, 40),
-    bits=st.sampled_from([4, 8]),
+    bits=st.sampled_from([2, 3, 4, 8]),
     seed=st.integers(0, 1000),
 )
 def test_packing_is_undone_by_unpacking(rows: int, count: int, bits: int, seed: int) -> None:
@@ -182,7 +182,7 @@ def group(**changes: Any) -> dict[str, Any]:
     "config",
     [
         group(weights={"type": "float", "num_bits": 8}),
-        group(weights={"num_bits": 3}),
+        group(weights={"num_bits": 5}),
         group(weights={"strategy": "block"}),
         group(weights={"group_size": 8}),
         group(weights={"actorder": "group"}),

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from slipstream.checkpoint.compressed_tensors_scheme import HEAD, Scheme, is_embedding, read_schemes
 from slipstream.errors import FileFormatError, UnsupportedError
+from slipstream.formats.bits import unpack_bits
 from slipstream.formats.nibbles import pack_nibbles
 from slipstream.formats.tensor import Affine, AffineTensor, DenseTensor, Tensor
 from slipstream.graph.ops import Activations
@@ -98,13 +99,16 @@ class CompressedTensors:
     def _packed(self, module: str, scheme: Scheme) -> AffineTensor:
         packed = self._part(module, "weight_packed", np.int32, 2)
         rows, width = self._shape(module)
-        bits = scheme.format.bits
+        bits, low = scheme.format.bits, scheme.format.code_range[0]
         if packed.shape != (rows, -(-width * bits // 32)):
             raise _disagree(module, f"{packed.shape} words cannot hold [{rows}, {width}]")
         if width % 2:
             raise UnsupportedError(f"the quantized tensor {module!r} has an odd number of inputs")
-        codes = np.ascontiguousarray(packed).view(np.uint8)[:, : width * bits // 8]
-        codes = np.ascontiguousarray(codes)
+        data = np.ascontiguousarray(packed).view(np.uint8)
+        if bits < 4:
+            codes: NDArray = pack_nibbles(unpack_bits(data, bits, width) + np.uint8(low))
+        else:
+            codes = np.ascontiguousarray(data[:, : width * bits // 8])
         if bits == 8:
             codes = (codes ^ 0x80).view(np.int8)
         return self._affine(module, scheme.format, codes, width)
@@ -112,10 +116,11 @@ class CompressedTensors:
     def _plain(self, module: str, scheme: Scheme) -> AffineTensor:
         codes = self._part(module, "weight", np.int8, 2)
         width = codes.shape[1]
-        if scheme.format.bits == 4:
-            if width % 2 or codes.min(initial=0) < -8 or codes.max(initial=0) > 7:
-                raise _disagree(module, "its codes do not fit 4 bits")
-            codes = pack_nibbles((codes + 8).view(np.uint8))
+        if scheme.format.nibbles:
+            half = 1 << scheme.format.bits - 1
+            if width % 2 or codes.min(initial=0) < -half or codes.max(initial=0) >= half:
+                raise _disagree(module, f"its codes do not fit {scheme.format.bits} bits")
+            codes = pack_nibbles((codes + half + scheme.format.code_range[0]).view(np.uint8))
         return self._affine(module, scheme.format, codes, width)
 
     def _affine(self, module: str, form: Affine, codes: NDArray, width: int) -> AffineTensor:
@@ -149,15 +154,15 @@ class CompressedTensors:
             if stored.shape != (-(-rows * bits // 32), groups):
                 raise _disagree(module, f"its zero points have the shape {stored.shape}")
             unsigned = unpack_words(stored.T, bits, rows).T
-            return np.ascontiguousarray(unsigned if bits == 4 else (unsigned ^ 0x80).view(np.int8))
+            return np.ascontiguousarray(unsigned if bits < 8 else (unsigned ^ 0x80).view(np.int8))
         if stored.dtype.kind not in "iu":
             raise _disagree(module, f"its zero points are of the type {stored.dtype}")
         stored = _spread(module, stored, rows, groups)
-        low, high = (-8, 7) if bits == 4 else (-128, 127)
+        low, high = -(1 << bits - 1), (1 << bits - 1) - 1
         if stored.min(initial=0) < low or stored.max(initial=0) > high:
             raise _disagree(module, f"its zero points lie outside {low}…{high}")
         signed = stored.astype(np.int8)
-        return (signed + 8).view(np.uint8) if bits == 4 else signed
+        return (signed - low).view(np.uint8) if bits < 8 else signed
 
     def _shape(self, module: str) -> tuple[int, int]:
         shape = self._part(module, "weight_shape", np.int64, 1).tolist()
@@ -179,10 +184,7 @@ class CompressedTensors:
 
 def unpack_words(words: NDArray, bits: int, count: int) -> NDArray[np.uint8]:
     """int32 [R, W] → the first `count` values of each row, low bits first, uint8 [R, count]."""
-    data = np.ascontiguousarray(words).view(np.uint8)
-    if bits == 4:
-        data = np.stack((data & 15, data >> 4), axis=-1).reshape(len(data), -1)
-    return data[:, :count]
+    return unpack_bits(np.ascontiguousarray(words).view(np.uint8), bits, count)
 
 
 def _spread(module: str, values: NDArray, rows: int, groups: int) -> NDArray:

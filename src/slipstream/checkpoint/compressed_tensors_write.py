@@ -20,6 +20,7 @@ from slipstream.checkpoint.compressed_tensors_scheme import (
     write_group,
 )
 from slipstream.errors import UnsupportedError
+from slipstream.formats.bits import pack_bits
 from slipstream.formats.nibbles import unpack_nibbles
 from slipstream.formats.tensor import Affine, AffineTensor, DenseTensor, Tensor
 from slipstream.graph.ops import Activations
@@ -131,39 +132,44 @@ def encode(name: str, tensor: Tensor, plan: LayoutPlan | None) -> dict[str, NDAr
 
 def _parts(tensor: AffineTensor, layout: Layout | None) -> dict[str, NDArray]:
     rows, width = tensor.shape
-    bits = tensor.format.bits
+    form, bits = tensor.format, tensor.format.bits
     parts: dict[str, NDArray] = {"weight_scale": tensor.scales}
     if layout == "int-quantized":
-        parts["weight"] = _signed(tensor.codes, bits)
+        parts["weight"] = _signed(tensor.codes, form)
         if tensor.offsets is not None:
             zeros = tensor.offsets.view(np.int8)
-            parts["weight_zero_point"] = zeros if bits == 8 else zeros - np.int8(8)
+            parts["weight_zero_point"] = zeros if bits == 8 else zeros - np.int8(1 << bits - 1)
         return parts
-    parts["weight_packed"] = _words(_unsigned(tensor.codes, bits))
+    parts["weight_packed"] = _words(_packed(tensor.codes, form))
     parts["weight_shape"] = np.array([rows, width], np.int64)
     if tensor.offsets is not None:
-        words = pack_words(_unsigned(tensor.offsets, bits).T, bits)
+        zeros = tensor.offsets.view(np.uint8)
+        words = pack_words((zeros if form.nibbles else zeros ^ np.uint8(0x80)).T, bits)
         parts["weight_zero_point"] = np.ascontiguousarray(words.T)
     return parts
 
 
-def _unsigned(codes: NDArray, bits: int) -> NDArray[np.uint8]:
-    """Codes counted from the lowest: those of 4 bits are so already."""
+def _packed(codes: NDArray, form: Affine) -> NDArray[np.uint8]:
+    """Codes counted from the lowest, without gaps: those of 4 bits are so already."""
     data: NDArray[np.uint8] = codes.view(np.uint8)
-    return data if bits == 4 else np.bitwise_xor(data, np.uint8(0x80))
+    if form.bits == 4:
+        return data
+    if form.bits == 8:
+        return np.bitwise_xor(data, np.uint8(0x80))
+    return pack_bits(unpack_nibbles(data) - np.uint8(form.code_range[0]), form.bits)
 
 
-def _signed(codes: NDArray, bits: int) -> NDArray[np.int8]:
+def _signed(codes: NDArray, form: Affine) -> NDArray[np.int8]:
     """One int8 per code, as compressed-tensors counts them (4 bits: -8…7)."""
-    return codes if bits == 8 else unpack_nibbles(codes).view(np.int8) - np.int8(8)
+    if form.bits == 8:
+        return codes
+    lowest = form.code_range[0] + (1 << form.bits - 1)
+    return unpack_nibbles(codes).view(np.int8) - np.int8(lowest)
 
 
 def pack_words(values: NDArray[np.uint8], bits: int) -> NDArray[np.int32]:
     """uint8 [R, N] of `bits` each → int32 [R, ⌈N·bits/32⌉], low bits first, padded with zeros."""
-    if bits == 4:
-        values = np.pad(values, ((0, 0), (0, values.shape[1] % 2)))
-        values = np.bitwise_or(values[:, 0::2], np.left_shift(values[:, 1::2], np.uint8(4)))
-    return _words(values)
+    return _words(pack_bits(values, bits))
 
 
 def _words(data: NDArray[np.uint8]) -> NDArray[np.int32]:
