@@ -30,6 +30,9 @@ class FakeKV:
     def __post_init__(self) -> None:
         self.ids = np.full((self.page_count, PAGE_SIZE), -1)
 
+    def copy_page(self, source: int, target: int) -> None:
+        self.ids[target] = self.ids[source]
+
 
 @dataclass
 class FakeProgram:
@@ -52,8 +55,7 @@ class FakeProgram:
         batch.check(self.graph, kv.page_count)
         self.steps += 1
         self.rows.append(len(batch.ids))
-        owned = batch.pages[batch.pages >= 0]
-        assert len(set(owned.tolist())) == len(owned), "two sequences of one batch share a page"
+        self._check_writes(batch)
         wanted = set(batch.logit_rows.tolist())
         logits = []
         for sequence in range(len(batch.lengths)):
@@ -66,6 +68,17 @@ class FakeProgram:
                     known = kv.ids[pages[: pages_for(position + 1)]].reshape(-1)[: position + 1]
                     logits.append((self.answer or self.hashed)(known.tolist()))
         return np.array(logits, np.float32).reshape(len(logits), self.vocabulary)
+
+    def _check_writes(self, batch: Batch) -> None:
+        """No two sequences write to one page, and nobody reads what another one writes."""
+        ends = batch.lengths + np.diff(batch.row_starts)
+        writers: dict[int, int] = {}
+        for sequence, (start, end) in enumerate(zip(batch.lengths, ends, strict=True)):
+            for page in batch.pages[sequence][start // PAGE_SIZE : pages_for(int(end))].tolist():
+                assert writers.setdefault(page, sequence) == sequence, "two write to one page"
+        for sequence, pages in enumerate(batch.pages.tolist()):
+            for page in pages:
+                assert writers.get(page, sequence) == sequence, "reads what another one writes"
 
     def capture(self, batch: Batch, kv: FakeKV, weights: tuple[str, ...]) -> dict[str, Any]:
         raise NotImplementedError

@@ -89,6 +89,10 @@ class KV(Protocol):
     page_count: int
     size_bytes: int
 
+    def copy_page(self, source: int, target: int) -> None:
+        """Makes `target` hold what `source` holds, bit by bit, in every layer."""
+        ...
+
 
 class Program(Protocol):
     """A graph made runnable by a backend."""

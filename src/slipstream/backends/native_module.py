@@ -14,6 +14,10 @@ class NativeKV(Protocol):
     page_count: int
     size_bytes: int
 
+    def copy_page(self, source: int, target: int) -> None:
+        """Copies a page of every layer; ValueError when a number is out of range."""
+        ...
+
 
 class NativeHandle(Protocol):
     """A program of csrc/step/program.h. A step takes the six arrays of a batch (adapters may be
@@ -23,10 +27,6 @@ class NativeHandle(Protocol):
     threads: int
     vocabulary: int
     resident_bytes: int
-
-    def new_kv(self, page_count: int) -> NativeKV:
-        """Pages in every layer."""
-        ...
     adapter_bytes: int
     adapter_sites: list[tuple[int, int]]  # (out, in) of each matrix of a linear
 
@@ -36,6 +36,10 @@ class NativeHandle(Protocol):
 
     def unload_adapter(self, slot: int) -> None:
         """Empties a slot."""
+        ...
+
+    def new_kv(self, page_count: int) -> NativeKV:
+        """Pages in every layer."""
         ...
 
     def input_of(self, node: int) -> tuple[int, bool]:
@@ -59,6 +63,7 @@ class NativeModule(Protocol):
     """What csrc/bindings.cpp offers."""
 
     Builder: Any
+    PACKED_LAYOUT: int  # another number: packed weights of other versions cannot be read
 
     def isa_available(self) -> list[str]:
         """Instruction sets that this machine runs, slowest first."""

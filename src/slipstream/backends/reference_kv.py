@@ -38,6 +38,11 @@ class ReferenceKV:
         width = 2 if self.dtype == "bfloat16" else 4
         self.size_bytes = sum(width * math.prod(p.shape) for p in self.keys + self.values)
 
+    def copy_page(self, source: int, target: int) -> None:
+        """Makes `target` hold what `source` holds, in every layer."""
+        for layer in self.keys + self.values:
+            layer[target] = layer[source]
+
 
 def new_kv(graph: Graph, page_count: int, dtype: KVType, like: Array) -> ReferenceKV:
     """Empty pages for every attention of the graph, of the dtype and on the device of `like`."""

@@ -112,6 +112,8 @@ class Answer:
     started_s: float | None = None
     first_token_s: float | None = None
     tokens: int = 0
+    cached_tokens: int = 0
+    prompt_logprobs: list[TokenLogprob] = field(default_factory=list)
     stream: TextStream = field(init=False)
 
     def __post_init__(self) -> None:
@@ -123,8 +125,20 @@ class Answer:
 
     def push(self, token: int, logprobs: tuple[TokenLogprob, ...], now_s: float) -> Delta:
         """The delta of a sampled token; its `finish` says whether it was the last."""
-        id_ = self.request.id
         self.tokens += 1
+        delta = self._delta(token, logprobs, now_s)
+        if self.tokens == 1 and self.request.params.prompt_logprobs is not None:
+            return replace(delta, prompt_logprobs=tuple(self.prompt_logprobs))
+        return delta
+
+    def end(
+        self, now_s: float, reason: FinishReason, error: SlipstreamError | None = None
+    ) -> Delta:
+        """The last delta of an answer that is broken off, or that cannot go on."""
+        return self._end(Delta(self.request.id, (), "", finish=reason, error=error), now_s)
+
+    def _delta(self, token: int, logprobs: tuple[TokenLogprob, ...], now_s: float) -> Delta:
+        id_ = self.request.id
         if self.first_token_s is None:
             self.first_token_s = now_s
         if token in self.request.stop_ids:
@@ -135,10 +149,6 @@ class Answer:
         if self.tokens == self.request.max_tokens:
             return self._end(Delta(id_, (token,), text, logprobs, "length"), now_s)
         return Delta(id_, (token,), text, logprobs)
-
-    def cancel(self, now_s: float, error: SlipstreamError | None = None) -> Delta:
-        """The last delta of an answer that nobody waits for any more, or that cannot go on."""
-        return self._end(Delta(self.request.id, (), "", finish="cancelled", error=error), now_s)
 
     def _end(self, delta: Delta, now_s: float) -> Delta:
         """The last delta, completed by text that was held back and the timings."""
@@ -153,7 +163,13 @@ class Answer:
         started = now_s if self.started_s is None else self.started_s
         first = now_s if self.first_token_s is None else self.first_token_s
         return Timings(
-            self.arrived_s, started, first, now_s, len(self.request.prompt_ids), self.tokens
+            arrived_s=self.arrived_s,
+            started_s=started,
+            first_token_s=first,
+            finished_s=now_s,
+            prompt_tokens=len(self.request.prompt_ids),
+            answer_tokens=self.tokens,
+            cached_tokens=self.cached_tokens,
         )
 
 

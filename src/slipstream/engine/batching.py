@@ -1,30 +1,89 @@
 """A plan as tensors: the batch that a program runs. Called by the engine once per step."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from slipstream.backends.batch import Batch
-from slipstream.engine.scheduler import Plan, Sequence
+from slipstream.engine.scheduler import Piece, Plan, Sequence
 
 
-def batch_of(plan: Plan, sequences: Mapping[int, Sequence]) -> Batch:
+@dataclass(frozen=True)
+class Scored:
+    """Rows of the logits that say how likely a prompt's tokens were.
+
+    rows [begin, end) are those of positions `position`, `position` + 1, …
+    """
+
+    sequence: Sequence
+    begin: int
+    end: int
+    position: int
+
+
+@dataclass(frozen=True)
+class Work:
+    """A batch, and what its logits are for.
+
+    sampling   the sequences that get a token, in the order of their rows
+    rows       which rows of the logits they are; None: all of them
+    scored     the others
+    """
+
+    batch: Batch
+    sampling: list[Sequence]
+    rows: list[int] | None
+    scored: list[Scored]
+
+
+def work_of(
+    plan: Plan, sequences: Mapping[int, Sequence], adapter_slots: Mapping[str, int]
+) -> Work:
     """The batch of a plan that has begun, pieces in the plan's order; S = len(plan.pieces)."""
+    owners = [sequences[piece.request_id] for piece in plan.pieces]
     ids: list[int] = []
-    row_starts, logit_rows = [0], []
-    width = max(len(sequences[piece.request_id].pages) for piece in plan.pieces)
-    pages = np.full((len(plan.pieces), width), -1, np.int32)
-    for row, piece in enumerate(plan.pieces):
-        sequence = sequences[piece.request_id]
+    row_starts = [0]
+    logit_rows: list[int] = []
+    sampling: list[Sequence] = []
+    rows: list[int] = []
+    scored: list[Scored] = []
+    width = max(len(sequence.pages) for sequence in owners)
+    pages = np.full((len(owners), width), -1, np.int32)
+    for row, (piece, sequence) in enumerate(zip(plan.pieces, owners, strict=True)):
+        if sequence.reads_all:
+            first, last = _rows_scored(piece, sequence)
+            if first < last:
+                begin = len(logit_rows)
+                logit_rows += range(len(ids) + first - piece.start, len(ids) + last - piece.start)
+                scored.append(Scored(sequence, begin, len(logit_rows), first))
         ids += sequence.ids[piece.start : piece.start + piece.count]
         row_starts.append(len(ids))
         pages[row, : len(sequence.pages)] = sequence.pages
         if piece.samples:
+            sampling.append(sequence)
+            rows.append(len(logit_rows))
             logit_rows.append(len(ids) - 1)
-    return Batch(
+    batch = Batch(
         ids=np.array(ids, np.int32),
         row_starts=np.array(row_starts, np.int32),
         lengths=np.array([piece.start for piece in plan.pieces], np.int32),
         pages=pages,
         logit_rows=np.array(logit_rows, np.int32),
+        adapters=_adapters(owners, adapter_slots) if adapter_slots else None,
     )
+    return Work(batch, sampling, rows if scored else None, scored)
+
+
+def _rows_scored(piece: Piece, sequence: Sequence) -> tuple[int, int]:
+    """The positions of a piece whose next token is of the prompt and has no score yet."""
+    first = max(piece.start, sequence.scored)
+    return first, min(piece.start + piece.count, len(sequence.request.prompt_ids) - 1)
+
+
+def _adapters(owners: list[Sequence], slots: Mapping[str, int]) -> NDArray[np.int32] | None:
+    named = [sequence.request.adapter for sequence in owners]
+    if not any(named):
+        return None
+    return np.array([-1 if name is None else slots[name] for name in named], np.int32)

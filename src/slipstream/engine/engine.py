@@ -1,7 +1,7 @@
 """The engine: requests in, tokens out, many at once in one running batch.
 
-Synchronous and single-threaded; `service.Service` gives it a thread and an asynchronous front.
-`step` is its heart and names its collaborators in order.
+`step` is its heart and names its collaborators in order. A lock makes each public method whole, so
+that streams may be read by several threads; `service.Service` gives servers a thread for it.
 
 >>> engine = Engine.open("smollm2:135m")
 >>> engine.generate(["Once upon a time"], SamplingParams(max_tokens=32))[0].text
@@ -10,27 +10,28 @@ Synchronous and single-threaded; `service.Service` gives it a thread and an asyn
 import secrets
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Self
+from threading import RLock
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from slipstream.backends.batch import Program
-from slipstream.engine.answer import Answer, Completion, Delta, fold
-from slipstream.engine.batching import batch_of
+from slipstream.engine import embedding, offline
+from slipstream.engine.answer import Answer, Completion, Delta
+from slipstream.engine.batching import Work, work_of
 from slipstream.engine.codec import Message, TextCodec
 from slipstream.engine.drawing import Drawer, Drawn
 from slipstream.engine.intake import Intake, Prompt, Terms
 from slipstream.engine.loading import compile_program
 from slipstream.engine.options import EngineOptions, Settings, resolve
-from slipstream.engine.request import Request, SamplingParams
-from slipstream.engine.sampler import TokenLogprob
+from slipstream.engine.request import FinishReason, Request, SamplingParams
+from slipstream.engine.sampler import TokenLogprob, logprob
 from slipstream.engine.scheduler import Plan, Scheduler
 from slipstream.engine.stats import Snapshot, Stats
+from slipstream.engine.streams import DeltaStream
 from slipstream.errors import UnsupportedError
 from slipstream.machine import machine
 from slipstream.models.load import load
@@ -57,16 +58,21 @@ class Engine:
         self.settings = settings
         self.name = name
         self.stats = Stats()
-        self.scheduler = Scheduler(settings.limits, settings.page_count)
+        self.scheduler = Scheduler(
+            settings.limits, settings.page_count, prefix_cache=settings.prefix_cache
+        )
         self.vocabulary = min(program.graph.vocabulary, tokenizer.vocabulary_size)
         self.kv = program.new_kv(settings.page_count)
-        self.drawer = Drawer()
-        self._clock = clock
-        self._answers: dict[int, Answer] = {}
-        self._mail: dict[int, deque[Delta]] = {}  # of callers of `stream` and `generate`
+        self.adapter_slots: dict[str, int] = {}  # the program's slot of each adapter by name
         self.intake = Intake(
             tokenizer, self.vocabulary, settings.context, clock=clock, fresh_seed=fresh_seed
         )
+        self.drawer = Drawer()
+        self._clock = clock
+        self._lock = RLock()
+        self._answers: dict[int, Answer] = {}
+        self._mail: dict[int, deque[Delta]] = {}  # of the readers of streams
+        self._wait_s: float | None = None
 
     @classmethod
     def open(cls, source: str | Path | Model, options: EngineOptions | None = None) -> "Engine":
@@ -78,18 +84,30 @@ class Engine:
     # Whole answers and streams.
 
     def generate(
-        self, prompts: str | Sequence[Prompt], params: SamplingParams | None = None
+        self,
+        prompts: str | Sequence[Prompt],
+        params: SamplingParams | None = None,
+        *,
+        progress: bool = False,
     ) -> list[Completion]:
-        """Answers all prompts (texts, or token ids) together; completions in the prompts' order."""
+        """Answers all prompts (texts, or token ids) together; completions in the prompts' order,
+        `params.n` of each. `progress` draws a bar.
+        """
         listed: Sequence[Prompt] = [prompts] if isinstance(prompts, str) else prompts
-        requests = [self.request(prompt, params) for prompt in listed]
-        with ExitStack() as stack:  # interrupted: nothing is left running
-            streams = [stack.enter_context(DeltaStream(self, request)) for request in requests]
-            return [fold(stream.request.prompt_ids, stream) for stream in streams]
+        return offline.generate(self, listed, params or SamplingParams(), progress)
 
-    def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> "DeltaStream":
+    def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> DeltaStream:
         """The answer as it grows. Closing the stream early cancels the request."""
         return DeltaStream(self, self.request(prompt, params))
+
+    def astream(self, prompt: Prompt, params: SamplingParams | None = None) -> DeltaStream:
+        """The same, to be read with `async for`; also where an event loop runs already.
+
+        >>> async with engine.astream("Once upon a time") as stream:
+        ...     async for delta in stream:
+        ...         print(delta.text, end="")
+        """
+        return self.stream(prompt, params)
 
     def chat(self, messages: Sequence[Message], params: SamplingParams | None = None) -> Completion:
         """The next turn of a conversation."""
@@ -101,6 +119,15 @@ class Engine:
             raise UnsupportedError(f"{self.name} has no chat template; use a plain completion")
         text = self.tokenizer.chat.render(messages, add_generation_prompt=True)
         return self.tokenizer.encode(text, special=False)
+
+    def embed(
+        self, prompts: str | Sequence[Prompt], pooling: Literal["mean", "last"] = "mean"
+    ) -> list[NDArray[np.float32]]:
+        """Each prompt's float32 [D]: the states before the head, pooled; their length is kept."""
+        listed: Sequence[Prompt] = [prompts] if isinstance(prompts, str) else prompts
+        ids = [self.intake.prompt_ids(prompt) for prompt in listed]
+        with self._lock:
+            return embedding.embed(self.program, ids, pooling, self.settings.limits.token_budget)
 
     # Requests, one by one: what the service uses.
 
@@ -136,81 +163,127 @@ class Engine:
         terms = Terms(priority, timeout_s, key, adapter)
         return self.intake.siblings(prompt, params or SamplingParams(), terms)
 
-    def submit(self, request: Request) -> None:
-        """Queues a request made by `request`; the coming steps answer it."""
-        self._answers[request.id] = Answer(request, self.tokenizer, self._clock())
-        self.scheduler.add(request)
+    def submit(self, request: Request, mail: deque[Delta] | None = None) -> None:
+        """Queues a request made by `request`; the coming steps answer it, into `mail` too."""
+        with self._lock:
+            now = self._clock()
+            self._answers[request.id] = Answer(request, self.tokenizer, now)
+            self.scheduler.add(request, now)
+            if mail is not None:
+                self._mail[request.id] = mail
 
     def cancel(self, request_id: int) -> Delta | None:
         """Ends a request now, frees its pages; its last delta, or None if it was over already."""
-        answer = self._forget(request_id)
-        if answer is None:
-            return None
-        delta = answer.cancel(self._clock())
-        self._file([delta])
-        return delta
+        with self._lock:
+            delta = self._end(request_id, "cancelled")
+            if delta is not None:
+                self._file([delta])
+            return delta
 
     def cancel_all(self) -> None:
         """Ends every request: after a failed step, or when the server must stop."""
-        for request_id in list(self._answers):
-            self.cancel(request_id)
+        with self._lock:
+            for request_id in list(self._answers):
+                self.cancel(request_id)
+
+    def forget_prefixes(self) -> None:
+        """Empties the prefix cache: for when a name comes to stand for another adapter."""
+        with self._lock:
+            self.scheduler.state.pool.forget()
 
     @property
     def idle(self) -> bool:
         """Whether there is nothing to do."""
         return not self._answers
 
+    @property
+    def wait_s(self) -> float | None:
+        """After a step: how long there is nothing to do unless a request comes in."""
+        return self._wait_s
+
     def snapshot(self) -> Snapshot:
         """What the engine holds and has done."""
-        state = self.scheduler.state
-        return self.stats.snapshot(
-            len(state.running), len(state.waiting), state.pool.used_count, state.pool.page_count
-        )
+        return self.stats.snapshot(self.scheduler.state)
 
     def check(self) -> None:
         """Asserts that the books balance: sequences, pages, answers."""
-        self.scheduler.check()
-        assert self._answers.keys() == self.scheduler.sequences.keys(), "an answer is lost"
+        with self._lock:
+            self.scheduler.check()
+            assert self._answers.keys() == self.scheduler.sequences.keys(), "an answer is lost"
+            assert self._mail.keys() <= self._answers.keys(), "a reader of nothing"
 
     # The step.
 
+    def advance(self, mail: deque[Delta]) -> None:
+        """Steps once unless there is mail already: what readers of streams do in turn."""
+        with self._lock:
+            if not mail:
+                self.step()
+        if self._wait_s and not mail:
+            time.sleep(self._wait_s)
+
     def step(self) -> list[Delta]:
         """Runs the next step of everything under way; returns what it added to the answers."""
-        plan = self.scheduler.plan()
-        if not plan.pieces:
-            assert self.idle, "requests are waiting and none can run"
-            return []
-        self._count(plan)
-        self.scheduler.begin(plan)
-        logits = self.program.step(batch_of(plan, self.scheduler.sequences), self.kv)
-        drawn = self._sample(plan, logits)
-        failed = self._end_failed(drawn)
-        self.scheduler.commit(plan, drawn.tokens)
-        deltas = failed + self._detokenize(drawn.tokens, drawn.logprobs)
-        self._file(deltas)
-        return deltas
+        with self._lock:
+            now = self._clock()
+            deltas = self._end_overdue(now)
+            plan = self.scheduler.plan(now)
+            self._wait_s = plan.wait_s
+            if plan.pieces:
+                deltas += self._run(plan, now)
+            else:
+                assert self.idle or plan.wait_s, "requests are waiting and none can run"
+            self._file(deltas)
+            return deltas
 
-    def _count(self, plan: Plan) -> None:
-        now = self._clock()
+    def _run(self, plan: Plan, now: float) -> list[Delta]:
+        for source, copy in self.scheduler.begin(plan, now):
+            self.kv.copy_page(source, copy)
+        self._count(plan, now)
+        work = work_of(plan, self.scheduler.sequences, self.adapter_slots)
+        logits = self.program.step(work.batch, self.kv)[:, : self.vocabulary]
+        self._score_prompts(work, logits)
+        drawn = self._sample(work, logits)
+        failed = self._end_failed(drawn, now)
+        self.scheduler.commit(plan, drawn.tokens)
+        return failed + self._detokenize(drawn.tokens, drawn.logprobs)
+
+    def _end_overdue(self, now: float) -> list[Delta]:
+        late = self.scheduler.overdue(now)
+        return [delta for i in late if (delta := self._end(i, "timeout")) is not None]
+
+    def _count(self, plan: Plan, now: float) -> None:
         self.stats.steps += 1
         self.stats.preemptions += len(plan.preempted)
-        for request_id in plan.admitted:
-            answer = self._answers[request_id]
+        for admission in plan.admitted:
+            answer = self._answers[admission.request_id]
             if answer.started_s is None:  # not set back before
-                answer.started_s = now
-                self.stats.prompt_tokens += len(answer.request.prompt_ids)
+                answer.started_s, answer.cached_tokens = now, admission.cached
+                self.stats.count_prompt(len(answer.request.prompt_ids), admission.cached)
 
-    def _sample(self, plan: Plan, logits: NDArray[np.float32]) -> Drawn:
-        sampling = [self.scheduler.sequences[p.request_id] for p in plan.pieces if p.samples]
-        return self.drawer.draw(logits[:, : self.vocabulary], sampling)
+    def _score_prompts(self, work: Work, logits: NDArray[np.float32]) -> None:
+        for scored in work.scored:
+            request = scored.sequence.request
+            entries = self._answers[request.id].prompt_logprobs
+            top = request.params.prompt_logprobs or 0
+            for row, token in zip(
+                logits[scored.begin : scored.end],
+                request.prompt_ids[scored.position + 1 :],
+                strict=False,
+            ):
+                entries.append(logprob(row, token, top))
+            scored.sequence.scored = len(entries)
 
-    def _end_failed(self, drawn: Drawn) -> list[Delta]:
+    def _sample(self, work: Work, logits: NDArray[np.float32]) -> Drawn:
+        return self.drawer.draw(logits if work.rows is None else logits[work.rows], work.sampling)
+
+    def _end_failed(self, drawn: Drawn, now: float) -> list[Delta]:
         """The last deltas of requests that have no next token; the others go on."""
         deltas = []
         for request_id, error in drawn.failed.items():
             answer = self._forget(request_id)
             assert answer is not None
-            deltas.append(answer.cancel(self._clock(), error))
+            deltas.append(answer.end(now, "cancelled", error))
         return deltas
 
     def _detokenize(
@@ -227,6 +300,10 @@ class Engine:
                 self._forget(delta.request_id)
         return deltas
 
+    def _end(self, request_id: int, reason: FinishReason) -> Delta | None:
+        answer = self._forget(request_id)
+        return None if answer is None else answer.end(self._clock(), reason)
+
     def _forget(self, request_id: int) -> Answer | None:
         answer = self._answers.pop(request_id, None)
         if answer is not None:
@@ -237,54 +314,11 @@ class Engine:
         return answer
 
     def _file(self, deltas: Sequence[Delta]) -> None:
+        """Puts deltas where readers of streams find them."""
+        if not self._mail:
+            return
         for delta in deltas:
             if delta.request_id in self._mail:
                 self._mail[delta.request_id].append(delta)
-
-
-class DeltaStream(Iterator[Delta]):
-    """One request's deltas; asking for the next one runs the engine as far as it takes.
-
-    Several streams of one engine may be read in turn: each step serves them all.
-    """
-
-    def __init__(self, engine: Engine, request: Request) -> None:
-        self.request = request
-        self._engine = engine
-        self._ended = False
-        self._mail: deque[Delta] = deque()
-        engine.submit(request)
-        engine._mail[request.id] = self._mail
-
-    def __next__(self) -> Delta:
-        if self._ended:
-            raise StopIteration
-        while not self._mail:
-            self._engine.step()
-        delta = self._mail.popleft()
-        if delta.finish is not None:
-            self._leave()
-        if delta.error is not None:
-            raise delta.error
-        return delta
-
-    def close(self) -> None:
-        """Cancels what has not ended yet."""
-        if not self._ended:
-            self._leave()
-            self._engine.cancel(self.request.id)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def _leave(self) -> None:
-        self._ended = True
-        self._engine._mail.pop(self.request.id, None)
+                if delta.finish is not None:
+                    del self._mail[delta.request_id]

@@ -67,7 +67,7 @@ class Intake:
         self, prompt: Prompt, params: SamplingParams, terms: Terms, choice: int = 0
     ) -> Request:
         """The request of one answer. RequestError and PromptTooLongError say what is wrong."""
-        ids = self.ids_of(prompt)
+        ids = self.prompt_ids(prompt)
         room = self._room(ids, params)
         seed = self._fresh_seed() if params.seed is None else params.seed
         return Request(
@@ -87,22 +87,18 @@ class Intake:
 
     def siblings(self, prompt: Prompt, params: SamplingParams, terms: Terms) -> list[Request]:
         """`params.n` requests that share a prompt: the first leads, the others use its pages."""
-        if params.seed is None:
-            params = replace(params, seed=self._fresh_seed())
         leader = self.request(prompt, params, terms)
-        others = range(1, params.n)
-        assert params.seed is not None
         return [leader] + [
             replace(
                 leader,
                 id=next(self._ids),
-                seed=choice_seed(params.seed, choice),
+                seed=choice_seed(leader.seed, choice),  # choice 0 has the seed itself
                 leader=leader.id,
             )
-            for choice in others
+            for choice in range(1, params.n)
         ]
 
-    def ids_of(self, prompt: Prompt) -> tuple[int, ...]:
+    def prompt_ids(self, prompt: Prompt) -> tuple[int, ...]:
         """The prompt's token ids, at least one and all within the vocabulary."""
         ids: Sequence[Any] = self._tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
         if not len(ids):

@@ -5,11 +5,10 @@ follows from the model and the machine.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from slipstream.backends.batch import PAGE_SIZE
-from slipstream.engine.pages import pages_for
-from slipstream.engine.scheduler import Limits
+from slipstream.engine.scheduler import Batching, Limits
 from slipstream.errors import MachineError, UnsupportedError
 from slipstream.graph.graph import Graph
 from slipstream.machine import Machine
@@ -22,6 +21,7 @@ MAX_BATCH = 32
 TOKEN_BUDGET = 256  # prefill is near its full speed from here on, and a decode waits no longer
 KV_MEMORY_SHARE = 0.25  # of the machine's memory, unless the batch needs less
 POSITIONS_TYPICAL = 1024  # of a request; longer ones take what shorter ones leave, or wait
+MAX_WAIT_S = 60.0
 BYTES_OF: dict[KVType, int] = {"bfloat16": 2, "float32": 4}
 
 
@@ -35,6 +35,10 @@ class EngineOptions:
     context          most positions of prompt and answer together
     kv_memory_bytes  most memory of the KV pages; None: enough for a batch of typical requests
     threads          of the native backend
+    prefix_cache     keep pages for prompts that begin the same
+    batching         when requests join a running batch: see `scheduler.Limits`
+    max_wait_s       how long a "dynamic" batch waits to be full
+    keep_packed      keep the kernels' form of the weights in the cache, for the next start to map
     """
 
     backend: Backend = "native"
@@ -45,6 +49,10 @@ class EngineOptions:
     kv_dtype: KVType = "bfloat16"
     activations: Activations = "auto"
     threads: int | None = None
+    prefix_cache: bool = True
+    batching: Batching = "continuous"
+    max_wait_s: float = 0.05
+    keep_packed: bool = True
 
 
 @dataclass(frozen=True)
@@ -58,40 +66,54 @@ class Settings:
     kv_dtype: KVType
     activations: Activations
     threads: int | None
+    prefix_cache: bool = True
+    keep_packed: bool = True
 
 
 def resolve(options: EngineOptions, graph: Graph, machine: Machine) -> Settings:
     """Decides everything. Refused: values out of range, and a context that memory cannot hold."""
     _check(options, graph)
     context = options.context or graph.context
+    budget = options.token_budget or max(TOKEN_BUDGET, options.max_batch)
+    limits = Limits(
+        options.max_batch, budget, options.batching, options.max_wait_s, window_of(graph)
+    )
     page_bytes = kv_bytes_per_position(graph, options.kv_dtype) * PAGE_SIZE
     memory = options.kv_memory_bytes or int(machine.memory_bytes * KV_MEMORY_SHARE)
-    page_count = min(_pages_wanted(options, context), memory // max(page_bytes, 1))
-    if page_count < pages_for(context):
+    page_count = min(_pages_wanted(options, limits, context), memory // max(page_bytes, 1))
+    if page_count < limits.pages_most(context):
         if options.context is not None or page_count < 1:
             raise MachineError(
-                f"{context} positions need {pages_for(context) * page_bytes / 1e6:.0f} MB of KV "
-                f"pages, {memory / 1e6:.0f} MB are allowed; lower the context or allow more"
+                f"{context} positions need {limits.pages_most(context) * page_bytes / 1e6:.0f} MB "
+                f"of KV pages, {memory / 1e6:.0f} MB are allowed; lower the context or allow more"
             )
         context = page_count * PAGE_SIZE
-    budget = options.token_budget or max(TOKEN_BUDGET, options.max_batch)
     return Settings(
         backend=options.backend,
-        limits=Limits(options.max_batch, budget),
+        limits=limits,
         context=context,
         page_count=page_count,
         kv_dtype=options.kv_dtype,
         activations=options.activations,
         threads=options.threads,
+        prefix_cache=options.prefix_cache,
+        keep_packed=options.keep_packed,
     )
 
 
-def _pages_wanted(options: EngineOptions, context: int) -> int:
+def _pages_wanted(options: EngineOptions, limits: Limits, context: int) -> int:
     """Pages for a whole batch: of full length where memory was given for it, else as is typical."""
     if options.kv_memory_bytes is not None:
-        return pages_for(context) * options.max_batch
-    others = pages_for(min(context, POSITIONS_TYPICAL)) * (options.max_batch - 1)
-    return pages_for(context) + others
+        return limits.pages_most(context) * options.max_batch
+    others = limits.pages_most(min(context, POSITIONS_TYPICAL)) * (options.max_batch - 1)
+    return limits.pages_most(context) + others
+
+
+def window_of(graph: Graph) -> int | None:
+    """The positions that a token sees, if every attention layer has a window; else None."""
+    windows = [layer.window for layer in graph.attentions]
+    bounded = [window for window in windows if window is not None]
+    return max(bounded) if bounded and len(bounded) == len(windows) else None
 
 
 def kv_bytes_per_position(graph: Graph, kv_dtype: KVType) -> int:
@@ -115,5 +137,9 @@ def _check(options: EngineOptions, graph: Graph) -> None:
         )
     if options.threads is not None and options.threads < 1:
         raise UnsupportedError(f"threads must be at least 1, not {options.threads}")
+    if options.batching not in get_args(Batching):
+        raise UnsupportedError(f"batching must be one of {', '.join(get_args(Batching))}")
+    if not 0 <= options.max_wait_s <= MAX_WAIT_S:
+        raise UnsupportedError(f"max_wait_s must be in 0…{MAX_WAIT_S}, not {options.max_wait_s}")
     if options.kv_memory_bytes is not None and options.kv_memory_bytes < 1:
         raise UnsupportedError("kv_memory_bytes must be above 0")

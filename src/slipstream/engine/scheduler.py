@@ -1,180 +1,100 @@
-"""Decides what each step runs, then keeps the books. The decision is pure: no clock, no model.
+"""Decides what each step runs, then keeps the books.
 
-    plan = scheduler.plan()          what to run, whom to admit, whom to set back; changes nothing
-    scheduler.begin(plan)            takes the pages that the plan needs
-    ... the engine runs the step and samples ...
-    scheduler.commit(plan, tokens)   positions are cached, tokens are known
+    plan = scheduler.plan(now_s)           what to run, who joins, who is set back; changes nothing
+    copies = scheduler.begin(plan, now_s)  takes the pages that the plan needs
+    ... the engine copies pages, runs the step and samples ...
+    scheduler.commit(plan, tokens)         positions are cached, tokens are known
 
-Running decodes go first, one row each; chunks of prompts fill the rest of the token budget. When
-pages run out, the sequence that arrived last is set back: it gives up its pages, waits, and is
-computed again from its tokens. The earliest one is never set back, and fits alone, so all end.
+When pages run out, the sequence last in rank is set back: it gives up its pages, waits, and is
+computed again from its tokens, or finds its pages again where nobody took them. The first in rank
+is never set back for want of pages, and fits alone, so all end.
 """
 
 from bisect import insort
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from heapq import heappop, heappush
 
-from slipstream.engine.pages import PagePool, pages_for
+from slipstream.backends.batch import PAGE_SIZE
+from slipstream.engine.pages import GONE, PagePool, pages_for
+from slipstream.engine.prefix import extend_chain, root_of
 from slipstream.engine.request import Request
+from slipstream.engine.scheduler_plan import Admission, Piece, Plan, State, plan
+from slipstream.engine.scheduler_queue import ANSWER_TOKEN, PROMPT_TOKEN
+from slipstream.engine.scheduler_state import Batching, Limits, Sequence
 
-
-@dataclass(frozen=True)
-class Limits:
-    """What one step may hold: sequences running at once, and rows (tokens) of one step."""
-
-    max_batch: int
-    token_budget: int
-
-    def __post_init__(self) -> None:
-        assert 1 <= self.max_batch <= self.token_budget, "every running decode needs a row"
-
-
-@dataclass(eq=False)
-class Sequence:
-    """A request under way: its tokens so far, and how many of them are in the cache."""
-
-    request: Request
-    ids: list[int]
-    cached: int = 0
-    pages: list[int] = field(default_factory=list)
-
-    @property
-    def rank(self) -> int:
-        """Who goes first: the lower, the earlier. Arrival decides."""
-        return self.request.id
-
-    @property
-    def pending(self) -> int:
-        """Tokens known but not yet in the cache; at least 1. Exactly 1 means decoding."""
-        return len(self.ids) - self.cached
-
-    @property
-    def answer_length(self) -> int:
-        """Tokens of the answer so far: the index of the next one."""
-        return len(self.ids) - len(self.request.prompt_ids)
-
-
-@dataclass
-class State:
-    """Everything that `plan` looks at. Both lists are in order of rank."""
-
-    pool: PagePool
-    waiting: list[Sequence] = field(default_factory=list)
-    running: list[Sequence] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class Piece:
-    """One sequence's share of a step: `count` tokens from position `start`.
-
-    `samples`: the last of them is the last known token, so the step yields the next one.
-    """
-
-    request_id: int
-    start: int
-    count: int
-    pages_new: int
-    samples: bool
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What one step does. Ids are of requests, each list in order of rank."""
-
-    pieces: tuple[Piece, ...]
-    admitted: tuple[int, ...] = ()
-    preempted: tuple[int, ...] = ()
-
-    @property
-    def rows(self) -> int:
-        """Tokens that the step computes."""
-        return sum(piece.count for piece in self.pieces)
-
-
-def plan(state: State, limits: Limits) -> Plan:
-    """Chooses the next step. Reads `state`, changes nothing, and depends on nothing else."""
-    kept, preempted, pages_free = _secure_pages(state)
-    rows_free = limits.token_budget
-    pieces = []
-    for sequence in sorted(kept, key=lambda s: s.pending > 1):  # decodes first; stable
-        count = min(sequence.pending, rows_free)
-        if count:
-            pieces.append(_piece(sequence, count))
-            rows_free -= count
-    admitted = []
-    if not preempted:
-        places = limits.max_batch - len(kept)
-        for sequence in state.waiting[:places]:
-            pages = pages_for(len(sequence.ids))
-            if not rows_free or pages > pages_free:
-                break  # nobody overtakes: the one in front is never starved
-            admitted.append(sequence.request.id)
-            pieces.append(_piece(sequence, min(sequence.pending, rows_free)))
-            rows_free -= pieces[-1].count
-            pages_free -= pages
-    return Plan(tuple(pieces), tuple(admitted), tuple(s.request.id for s in preempted))
-
-
-def _secure_pages(state: State) -> tuple[list[Sequence], list[Sequence], int]:
-    """Who keeps running, who is set back, and how many pages are then free.
-
-    In order of rank each takes the pages it lacks; while there are none, the last one goes.
-    """
-    kept = list(state.running)
-    preempted: list[Sequence] = []
-    free = state.pool.free_count
-    index = 0
-    while index < len(kept):
-        lacking = pages_for(len(kept[index].ids)) - len(kept[index].pages)
-        while lacking > free and index < len(kept):
-            victim = kept.pop()
-            preempted.insert(0, victim)
-            free += state.pool.releasable(victim.pages)
-        if index < len(kept):
-            free -= lacking
-        index += 1
-    return kept, preempted, free
-
-
-def _piece(sequence: Sequence, count: int) -> Piece:
-    return Piece(
-        request_id=sequence.request.id,
-        start=sequence.cached,
-        count=count,
-        pages_new=pages_for(len(sequence.ids)) - len(sequence.pages),
-        samples=count == sequence.pending,
-    )
+__all__ = [
+    "Admission",
+    "Batching",
+    "Limits",
+    "Piece",
+    "Plan",
+    "Scheduler",
+    "Sequence",
+    "State",
+    "plan",
+]
 
 
 class Scheduler:
     """Owns the sequences and their pages, and applies what `plan` decided."""
 
-    def __init__(self, limits: Limits, page_count: int) -> None:
+    def __init__(self, limits: Limits, page_count: int, *, prefix_cache: bool = True) -> None:
         self.limits = limits
-        self.state = State(PagePool(page_count))
+        self.state = State(PagePool(page_count, keep=prefix_cache))
         self.sequences: dict[int, Sequence] = {}
+        self._deadlines: list[tuple[float, int]] = []  # a heap; may name requests that have ended
 
-    def add(self, request: Request) -> None:
+    def add(self, request: Request, now_s: float = 0.0) -> None:
         """Queues a request. It must fit the pool alone: the engine refuses what does not."""
-        assert pages_for(request.length_max) <= self.state.pool.page_count, "can never be run"
-        sequence = Sequence(request, list(request.prompt_ids))
+        most = self.limits.pages_most(request.length_max)
+        assert most <= self.state.pool.page_count, "can never be run"
+        sequence = Sequence(request, list(request.prompt_ids), now_s, request.priority)
+        extend_chain(sequence.chain, sequence.ids, root_of(request.adapter))
         self.sequences[request.id] = sequence
-        insort(self.state.waiting, sequence, key=lambda s: s.rank)
+        self.state.waiting.add(sequence, now_s)
+        if request.deadline_s is not None:
+            heappush(self._deadlines, (request.deadline_s, request.id))
 
-    def plan(self) -> Plan:
+    def overdue(self, now_s: float) -> list[int]:
+        """Requests whose deadline has passed; each is named once, and the caller ends it."""
+        late = []
+        while self._deadlines and self._deadlines[0][0] <= now_s:
+            request_id = heappop(self._deadlines)[1]
+            if request_id in self.sequences:
+                late.append(request_id)
+        return late
+
+    @property
+    def next_deadline_s(self) -> float | None:
+        """The earliest deadline that may still matter."""
+        return self._deadlines[0][0] if self._deadlines else None
+
+    def plan(self, now_s: float = 0.0) -> Plan:
         """The next step; empty when there is nothing to do."""
-        return plan(self.state, self.limits)
+        return plan(self.state, self.limits, now_s)
 
-    def begin(self, plan: Plan) -> None:
-        """Sets back, admits, and takes the pages that the plan counted on."""
+    def begin(self, plan: Plan, now_s: float = 0.0) -> list[tuple[int, int]]:
+        """Sets back, admits, and takes the pages that the plan counted on.
+
+        Returns the pages to copy before the step runs: (from, to), in this order.
+        """
+        pool = self.state.pool
         for request_id in plan.preempted:
-            self._set_back(self.sequences[request_id])
-        for request_id in plan.admitted:
-            sequence = self.sequences[request_id]
-            self.state.waiting.remove(sequence)
-            insort(self.state.running, sequence, key=lambda s: s.rank)
+            self._set_back(self.sequences[request_id], now_s)
+        for admission in plan.admitted:
+            self._admit(admission, now_s)
+        copies = []
         for piece in plan.pieces:
-            self.sequences[piece.request_id].pages += self.state.pool.take(piece.pages_new)
+            sequence = self.sequences[piece.request_id]
+            if piece.pages_new:
+                sequence.pages += pool.take(piece.pages_new)
+            if piece.copies:
+                index = piece.start // PAGE_SIZE
+                source, own = sequence.pages[index], pool.take(1)[0]
+                copies.append((source, own))
+                sequence.pages[index] = own
+                pool.release([source])
+        return copies
 
     def commit(self, plan: Plan, tokens: Mapping[int, int]) -> None:
         """The step has run: its positions are cached, and each sampling piece has its token.
@@ -183,10 +103,16 @@ class Scheduler:
         """
         for piece in plan.pieces:
             sequence = self.sequences.get(piece.request_id)
-            if sequence is not None:
-                sequence.cached += piece.count
-                if piece.samples:
-                    sequence.ids.append(tokens[piece.request_id])
+            if sequence is None:
+                continue
+            sequence.cached += piece.count
+            if sequence.cached // PAGE_SIZE > sequence.named:
+                self._name_pages(sequence)
+            if self.limits.window is not None:
+                self._let_go(sequence)
+            if piece.samples:
+                sequence.ids.append(tokens[piece.request_id])
+                self.state.waiting.charge(sequence.request.key, ANSWER_TOKEN)
 
     def remove(self, request_id: int) -> None:
         """Forgets a request that has ended or was cancelled, and frees its pages."""
@@ -200,18 +126,59 @@ class Scheduler:
     def check(self) -> None:
         """Asserts that every sequence is in one place and every page in known hands."""
         state = self.state
-        listed = [s.request.id for s in state.running + state.waiting]
+        waiting = list(state.waiting)
+        listed = [s.request.id for s in state.running + waiting]
         assert sorted(listed) == sorted(self.sequences), "a sequence is lost or listed twice"
+        assert len(waiting) == len(state.waiting), "the queue has lost count"
         assert len(state.running) <= self.limits.max_batch
-        assert not any(s.cached or s.pages for s in state.waiting), "a waiting one holds pages"
+        assert not any(s.cached or s.pages for s in waiting), "a waiting one holds pages"
         for sequence in state.running:
             assert pages_for(sequence.cached) <= len(sequence.pages), "cached without a page"
-        for queue in (state.running, state.waiting):
-            assert [s.rank for s in queue] == sorted(s.rank for s in queue), "out of order"
+            self._check_sight(sequence)
+        ranks = [s.rank for s in state.running]
+        assert ranks == sorted(ranks), "out of order"
         state.pool.check(sequence.pages for sequence in state.running)
 
-    def _set_back(self, sequence: Sequence) -> None:
+    def _check_sight(self, sequence: Sequence) -> None:
+        first = self.limits.first_seen(sequence.cached) // PAGE_SIZE
+        assert GONE not in sequence.pages[first:], "a page in sight is gone"
+
+    def _admit(self, admission: Admission, now_s: float) -> None:
+        sequence = self.sequences[admission.request_id]
+        self.state.waiting.admit(sequence, now_s)
+        self.state.pool.share(admission.pages)
+        sequence.level = admission.level
+        sequence.cached = admission.cached
+        sequence.pages = list(admission.pages)
+        sequence.named = admission.cached // PAGE_SIZE
+        sequence.gone = 0
+        sequence.rejoins = False
+        insort(self.state.running, sequence, key=lambda s: s.rank)
+        if sequence.found is None:
+            sequence.found = admission.cached
+            cost = (len(sequence.ids) - admission.cached) * PROMPT_TOKEN
+            self.state.waiting.charge(sequence.request.key, cost)
+
+    def _name_pages(self, sequence: Sequence) -> None:
+        """Tells the prefix index of the pages that have become full."""
+        if len(sequence.chain) < sequence.cached // PAGE_SIZE:
+            extend_chain(sequence.chain, sequence.ids, root_of(sequence.request.adapter))
+        for page in range(sequence.named, sequence.cached // PAGE_SIZE):
+            sequence.pages[page] = self.state.pool.name(sequence.pages[page], sequence.chain[page])
+        sequence.named = sequence.cached // PAGE_SIZE
+
+    def _let_go(self, sequence: Sequence) -> None:
+        """Gives up the pages that no token to come will see."""
+        first = self.limits.first_seen(sequence.cached) // PAGE_SIZE
+        if first > sequence.gone:
+            self.state.pool.release(sequence.pages[sequence.gone : first])
+            sequence.pages[sequence.gone : first] = [GONE] * (first - sequence.gone)
+            sequence.gone = first
+
+    def _set_back(self, sequence: Sequence, now_s: float) -> None:
         self.state.running.remove(sequence)
         self.state.pool.release(sequence.pages)
-        sequence.pages, sequence.cached = [], 0
-        insort(self.state.waiting, sequence, key=lambda s: s.rank)
+        extend_chain(sequence.chain, sequence.ids, root_of(sequence.request.adapter))
+        sequence.pages, sequence.cached, sequence.named, sequence.gone = [], 0, 0, 0
+        sequence.rejoins = True
+        self.state.waiting.add(sequence, now_s)

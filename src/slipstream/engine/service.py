@@ -83,6 +83,7 @@ class Service:
         self._streams: dict[int, AnswerStream] = {}
         self._calls: set[Future[Any]] = set()  # not yet done
         self._thread = threading.Thread(target=self._serve, name="engine", daemon=True)
+        self._wait_s: float | None = None  # a dynamic batch is being filled
         self._draining = False
         self._drained = asyncio.Event()
 
@@ -201,6 +202,7 @@ class Service:
         while self._take_inbox():
             try:
                 deltas = self.engine.step()
+                self._wait_s = self.engine.wait_s
             except Exception as error:  # told to every client; the engine starts afresh
                 self._fail(error)
             else:
@@ -212,7 +214,7 @@ class Service:
         """Applies what has arrived; with nothing to do, waits for something. False: stop."""
         try:
             while True:
-                letter = self._inbox.get(block=self.engine.idle)
+                letter = self._inbox.get(*self._patience())
                 if letter is None:
                     return False
                 if isinstance(letter, Request):
@@ -223,6 +225,13 @@ class Service:
                     letter()
         except Empty:
             return True
+
+    def _patience(self) -> tuple[bool, float | None]:
+        """Whether to wait for something to arrive, and for how long: as `SimpleQueue.get` asks."""
+        if self.engine.idle:
+            return True, None
+        wait_s, self._wait_s = self._wait_s, None
+        return (True, wait_s) if wait_s else (False, None)
 
     def _accept(self, request: Request) -> None:
         try:

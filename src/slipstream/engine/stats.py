@@ -5,6 +5,8 @@ The engine counts into `Stats`; everyone else reads the frozen `Snapshot`.
 
 from dataclasses import dataclass
 
+from slipstream.engine.scheduler import State
+
 SMOOTHING = 0.2  # weight of the newest request in the running mean of durations
 
 
@@ -42,6 +44,14 @@ class Stats:
     preemptions: int = 0
     finished: int = 0
     request_s: float = 0.0
+    prefix_queries: int = 0
+    prefix_hits: int = 0
+
+    def count_prompt(self, tokens: int, found: int) -> None:
+        """A prompt begins to run, with `found` of its tokens in the prefix cache."""
+        self.prompt_tokens += tokens
+        self.prefix_queries += tokens
+        self.prefix_hits += found
 
     def count_finished(self, seconds: float) -> None:
         """A request has ended after running for `seconds`."""
@@ -49,17 +59,20 @@ class Stats:
         share = SMOOTHING if self.finished > 1 else 1.0
         self.request_s += share * (seconds - self.request_s)
 
-    def snapshot(self, running: int, waiting: int, pages_used: int, pages_total: int) -> Snapshot:
+    def snapshot(self, state: State) -> Snapshot:
         """The counters with what the scheduler holds now."""
         return Snapshot(
-            running=running,
-            waiting=waiting,
-            pages_used=pages_used,
-            pages_total=pages_total,
+            running=len(state.running),
+            waiting=len(state.waiting),
+            pages_used=state.pool.used_count,
+            pages_total=state.pool.page_count,
             steps_total=self.steps,
             prompt_tokens_total=self.prompt_tokens,
             answer_tokens_total=self.answer_tokens,
             preemptions_total=self.preemptions,
             finished_total=self.finished,
             request_s=self.request_s,
+            pages_cached=state.pool.resting_count,
+            prefix_queries_total=self.prefix_queries,
+            prefix_hits_total=self.prefix_hits,
         )

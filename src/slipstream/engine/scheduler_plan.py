@@ -1,0 +1,276 @@
+"""The decision: what the next step runs, who joins, who is set back. Pure: no clock, no model.
+
+`plan` works in four turns: who keeps running (those last in rank give way when pages run out), who
+joins, how the token budget is divided (running decodes first, one row each, then chunks of
+prompts in order of rank), and which shared pages must be copied before they are written.
+"""
+
+from collections.abc import Iterator
+from collections.abc import Sequence as Pages
+from dataclasses import dataclass, field
+
+from slipstream.backends.batch import PAGE_SIZE
+from slipstream.engine.pages import GONE, PagePool, pages_for
+from slipstream.engine.scheduler_queue import Waiting
+from slipstream.engine.scheduler_state import Limits, Sequence
+
+
+@dataclass
+class State:
+    """Everything that `plan` looks at. `running` is in order of rank."""
+
+    pool: PagePool
+    waiting: Waiting = field(default_factory=Waiting)
+    running: list[Sequence] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One sequence's share of a step: `count` tokens from position `start`.
+
+    samples: the last of them is the last known token, so the step yields the next one
+    copies: the page of `start` has other owners, so it writes to a copy of its own
+    """
+
+    request_id: int
+    start: int
+    count: int
+    pages_new: int
+    samples: bool
+    copies: bool = False
+
+
+@dataclass(frozen=True)
+class Admission:
+    """A waiting sequence that joins, with `pages` that hold its first `cached` tokens already."""
+
+    request_id: int
+    level: int
+    cached: int = 0
+    pages: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One step. `wait_s`: nothing is to be done before that many seconds have passed."""
+
+    pieces: tuple[Piece, ...] = ()
+    admitted: tuple[Admission, ...] = ()
+    preempted: tuple[int, ...] = ()
+    wait_s: float | None = None
+
+    @property
+    def rows(self) -> int:
+        """Tokens that the step computes."""
+        return sum(piece.count for piece in self.pieces)
+
+
+def plan(state: State, limits: Limits, now_s: float = 0.0) -> Plan:
+    """Chooses the next step. Reads `state`, changes nothing, and depends on nothing else."""
+    wait_s = _seconds_to_fill(state, limits, now_s)
+    if wait_s > 0:
+        return Plan(wait_s=wait_s)
+    draft = _Draft(state, limits)
+    draft.secure_pages()
+    if len(state.waiting) and not draft.preempted:
+        draft.admit(now_s)
+    return Plan(draft.pieces(), tuple(draft.admitted), tuple(draft.preempted))
+
+
+def _seconds_to_fill(state: State, limits: Limits, now_s: float) -> float:
+    """How long a dynamic batch still waits for more to come."""
+    waiting = state.waiting
+    if limits.batching != "dynamic" or state.running or not len(waiting):
+        return 0.0
+    full = len(waiting) >= limits.max_batch or any(sequence.rejoins for sequence in waiting)
+    return 0.0 if full else waiting.oldest_s + limits.max_wait_s - now_s
+
+
+class _Draft:
+    """A plan under way, and the pool as it will be once the plan has begun."""
+
+    def __init__(self, state: State, limits: Limits) -> None:
+        self.state = state
+        self.limits = limits
+        self.kept = list(state.running)
+        self.joined: dict[int, tuple[Sequence, Admission]] = {}
+        self.preempted: list[int] = []
+        self.free = state.pool.free_count
+        self.reserved: dict[int, int] = {}  # pages kept back for those that run
+        self.owners: dict[int, int] = {}  # more, or fewer if negative, than in the pool
+
+    @property
+    def admitted(self) -> list[Admission]:
+        return [admission for _, admission in self.joined.values()]
+
+    # Who keeps running.
+
+    def secure_pages(self) -> None:
+        """In order of rank each takes the pages it lacks; while there are none, the last goes."""
+        index = 0
+        while index < len(self.kept):
+            sequence = self.kept[index]
+            lacking = self._lacking(sequence)
+            while lacking > self.free and self.kept[-1] is not sequence:
+                self._set_back_last()
+                lacking = self._lacking(sequence)  # those set back may have shared its page
+            if lacking > self.free:
+                self._set_back_last()
+            else:
+                self.free -= lacking
+                self.reserved[sequence.request.id] = lacking
+            index += 1
+
+    def _lacking(self, sequence: Sequence) -> int:
+        return sequence.pages_lacking(self.limits) + self._is_shared(sequence.page_written)
+
+    def _set_back_last(self) -> None:
+        victim = self.kept.pop()
+        self.preempted.insert(0, victim.request.id)
+        self.free += self.reserved.pop(victim.request.id, 0)
+        for page in victim.pages:
+            if page != GONE:
+                self.owners[page] = self.owners.get(page, 0) - 1
+                self.free += self._owners_of(page) == 0
+
+    def _is_shared(self, page: int | None) -> bool:
+        return page is not None and page != GONE and self._owners_of(page) > 1
+
+    def _owners_of(self, page: int) -> int:
+        return self.state.pool.owners(page) + self.owners.get(page, 0)
+
+    # Who joins.
+
+    def admit(self, now_s: float) -> None:
+        """Lets in whoever is next while there are places, rows and pages; nobody overtakes."""
+        for sequence, level in self._candidates(now_s):
+            if self._waits_for_leader(sequence):
+                continue
+            if not self._rows_for(sequence, level) or not self._make_room(sequence, level):
+                break
+
+    def _candidates(self, now_s: float) -> Iterator[tuple[Sequence, int]]:
+        turns = self.state.waiting.in_turn(now_s)
+        if self.limits.batching == "continuous" or not self.state.running:
+            return turns
+        running = {sequence.request.id for sequence in self.kept}
+        return ((s, n) for s, n in turns if s.rejoins or s.request.leader in running)
+
+    def _waits_for_leader(self, sequence: Sequence) -> bool:
+        leader = self._running_leader(sequence)
+        if leader is None or sequence.reads_all:
+            return False
+        return leader.cached < len(leader.request.prompt_ids)
+
+    def _running_leader(self, sequence: Sequence) -> Sequence | None:
+        wanted = sequence.request.leader
+        if wanted is None:
+            return None
+        if wanted in self.joined:
+            return self.joined[wanted][0]
+        return next((s for s in self.kept if s.request.id == wanted), None)
+
+    def _rows_for(self, sequence: Sequence, level: int) -> bool:
+        """Whether the step has a row for it after those that are ahead of it."""
+        if self.limits.batching != "continuous":
+            return True  # a whole batch joins at once; its prompts take turns
+        rank = level, sequence.request.id
+        rows = self.limits.token_budget
+        for other in self.kept:
+            if other.pending == 1:
+                rows -= other.level <= level
+            elif other.rank < rank:
+                rows -= other.pending
+        for other, admission in self.joined.values():
+            rows -= len(other.ids) - admission.cached
+        return rows > 0
+
+    def _make_room(self, sequence: Sequence, level: int) -> bool:
+        """Admits it, if need be in place of those of worse levels; False: there is no room."""
+        if self._try_admit(sequence, level):
+            return True
+        kept, preempted, reserved = list(self.kept), list(self.preempted), dict(self.reserved)
+        free, owners = self.free, dict(self.owners)
+        while self._may_displace(level):
+            self._set_back_last()
+            if self._try_admit(sequence, level):
+                return True
+        self.kept, self.preempted, self.reserved = kept, preempted, reserved
+        self.free, self.owners = free, owners
+        return False
+
+    def _may_displace(self, level: int) -> bool:
+        continuous = self.limits.batching == "continuous"
+        return continuous and bool(self.kept) and self.kept[-1].level > level
+
+    def _try_admit(self, sequence: Sequence, level: int) -> bool:
+        if len(self.kept) + len(self.joined) >= self.limits.max_batch:
+            return False
+        cached, pages = self._found(sequence)
+        waking = sum(page != GONE and self._owners_of(page) == 0 for page in pages)
+        reach = self.limits.reach(len(sequence.ids), cached)
+        copies = cached // PAGE_SIZE < len(pages)
+        wanted = pages_for(reach) - len(pages) + waking + copies
+        if wanted > self.free:
+            return False
+        self.free -= wanted
+        for page in pages:
+            if page != GONE:
+                self.owners[page] = self.owners.get(page, 0) + 1
+        admission = Admission(sequence.request.id, level, cached, tuple(pages))
+        self.joined[sequence.request.id] = sequence, admission
+        return True
+
+    def _found(self, sequence: Sequence) -> tuple[int, list[int]]:
+        """Tokens that are in the cache already, and their pages: a sibling's, or found by prefix.
+
+        At least one token is left to compute: its row yields the next one.
+        """
+        if sequence.reads_all and not sequence.answer_length:
+            return 0, []
+        known = len(sequence.ids) - 1
+        chain = sequence.chain[: known // PAGE_SIZE]
+        pages = self.state.pool.index.match(chain, self.limits.window)
+        cached = len(pages) * PAGE_SIZE
+        leader = self._running_leader(sequence)
+        if leader is not None and leader.request.id not in self.joined:
+            shared = min(len(leader.request.prompt_ids), known)
+            if cached < shared <= leader.cached:
+                first = self.limits.first_seen(shared) // PAGE_SIZE
+                held = leader.pages[: pages_for(shared)]
+                if GONE not in held[first:]:
+                    return shared, [GONE] * first + held[first:]
+        return cached, pages
+
+    # What each computes.
+
+    def pieces(self) -> tuple[Piece, ...]:
+        """Rows for all, decodes first; those for whom none are left are passed over."""
+        rows = self.limits.token_budget
+        pieces = []
+        for sequence, cached, pages in self._in_order():
+            pending = len(sequence.ids) - cached
+            count = min(pending, rows)
+            if count == 0:
+                break
+            rows -= count
+            index = cached // PAGE_SIZE
+            copies = index < len(pages) and self._is_shared(pages[index])
+            if copies:
+                self.owners[pages[index]] = self.owners.get(pages[index], 0) - 1
+            end = len(sequence.ids) if self.limits.window is None else cached + count
+            new = max(0, pages_for(end) - len(pages))
+            samples = count == pending
+            pieces.append(Piece(sequence.request.id, cached, count, new, samples, copies))
+        return tuple(pieces)
+
+    def _in_order(self) -> list[tuple[Sequence, int, Pages[int]]]:
+        """All that run in the step with what they have cached and where; decodes first."""
+        running: list[tuple[bool, tuple[int, int], Sequence, int, Pages[int]]]
+        running = [(s.pending > 1, s.rank, s, s.cached, s.pages) for s in self.kept]
+        for s, admission in self.joined.values():
+            rank = admission.level, s.request.id
+            decodes = len(s.ids) - admission.cached == 1
+            running.append((not decodes, rank, s, admission.cached, admission.pages))
+        running.sort(key=lambda entry: entry[:2])
+        return [entry[2:] for entry in running]
