@@ -95,7 +95,7 @@ def cache_dir() -> Path:
 
 
 def packed_limit_bytes() -> int:
-    """How much of the cache packed weights may take: SLIPSTREAM_PACKED_MB, or 16 GiB; 0 for none."""
+    """How much packed weights may take of the cache: SLIPSTREAM_PACKED_MB, or 16 GiB."""
     text = os.environ.get("SLIPSTREAM_PACKED_MB", "") or str(PACKED_MB)
     if not text.isdecimal() or len(text) > 12:
         raise MachineError(f"SLIPSTREAM_PACKED_MB must be a number of megabytes, not {text!r}")

@@ -20,7 +20,7 @@ from slipstream.backends import native_adapters
 from slipstream.backends.batch import Batch
 from slipstream.backends.native_module import NativeHandle, NativeKV, native_module
 from slipstream.backends.native_nodes import add_nodes
-from slipstream.backends.native_weights import pack_weights
+from slipstream.backends.native_packed import WeightsSource, load_weights
 from slipstream.checkpoint.peft import Adapter
 from slipstream.formats.tensor import Tensor
 from slipstream.graph import ops
@@ -40,12 +40,14 @@ class NativeOptions:
     activations  of linears: as the checkpoint says ("auto"), float32, or int8 for affine weights
     kv_dtype     of stored keys and values
     isa          None: `machine.forced_isa()`, else the fastest that this machine has
+    keep_packed  map the packed weights of an earlier start, and keep them for the next
     """
 
     threads: int | None = None
     activations: Choice = "auto"
     kv_dtype: Literal["bfloat16", "float32"] = "bfloat16"
     isa: str | None = None
+    keep_packed: bool = True
 
 
 def compile_native(
@@ -54,11 +56,14 @@ def compile_native(
     options: NativeOptions | None = None,
     *,
     settings: Mapping[str, ops.Activations] | None = None,
+    identity: str | None = None,
 ) -> "NativeProgram":
     """Packs the weights, assigns activations, fuses, and builds the program.
 
-    `settings` are a checkpoint's own `activations` by weight name. Each weight is read once and
-    not kept. MachineError when the extension module is missing or the instruction set is not to be
+    `settings` are a checkpoint's own `activations` by weight name. `identity` stands for the values
+    of all `weights`: with it, packed weights are kept in the cache and mapped at the next start.
+    Each weight is read once, or not at all where its packed form is mapped, and not kept.
+    MachineError when the extension module is missing or the instruction set is not to be
     had; ValueError when shapes do not agree.
     """
     options = options or NativeOptions()
@@ -67,16 +72,18 @@ def compile_native(
     threads = thread_count() if options.threads is None else options.threads
     isa = forced_isa() if options.isa is None else check_isa(options.isa)
     builder = module.Builder(threads, isa or module.isa_available()[-1], options.kv_dtype)
-    packed = pack_weights(builder, weights, graph.weight_names())
+    kept = identity if options.keep_packed else None
+    packed, source = load_weights(builder, weights, graph.weight_names(), kept)
     graph = fuse(assign_activations(graph, packed.outlines, options.activations, settings))
-    return NativeProgram(graph, add_nodes(builder, graph, packed))
+    return NativeProgram(graph, add_nodes(builder, graph, packed), source)
 
 
 class NativeProgram:
     """See backends.batch.Program. `graph` is the graph as compiled: assigned and fused."""
 
-    def __init__(self, graph: Graph, handle: NativeHandle) -> None:
+    def __init__(self, graph: Graph, handle: NativeHandle, weights_source: WeightsSource) -> None:
         self.graph = graph
+        self.weights_source = weights_source
         self._handle = handle
 
     @property

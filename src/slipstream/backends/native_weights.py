@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from slipstream.backends.packed_file import PackedWeight
 from slipstream.formats.tensor import AffineTensor, DenseTensor, Tensor
 
 READ_AHEAD = 3  # tensors: the reader of a GGUF file is about as fast as two packing threads
@@ -39,6 +40,32 @@ def pack_weights(
             packed.vectors[name] = np.array(tensor.dequantize(), np.float32).ravel()
         packed.outlines[name] = _outline(tensor)
     return packed
+
+
+def map_weights(builder: Any, stored: Sequence[PackedWeight]) -> PackedWeights:
+    """Hands the builder what was packed at an earlier start; nothing is read or copied.
+
+    ValueError where the kernels cannot have packed it.
+    """
+    packed = PackedWeights()
+    for weight in stored:
+        if weight.layout is None:
+            packed.vectors[weight.name] = weight.data
+        else:
+            packed.matrices[weight.name] = builder.add_packed(weight.data, *weight.layout)
+        packed.outlines[weight.name] = weight.outline
+    return packed
+
+
+def packed_weights(builder: Any, packed: PackedWeights) -> list[PackedWeight]:
+    """What `pack_weights` made, to be stored; it keeps the panels alive, not the builder."""
+    weights = []
+    for name, outline in packed.outlines.items():
+        layout, data = None, packed.vectors.get(name)
+        if data is None:
+            layout, data = builder.packed(packed.matrices[name])
+        weights.append(PackedWeight(name, outline, layout, data))
+    return weights
 
 
 def _read_ahead(

@@ -10,7 +10,6 @@ A folder is written whole or not at all: everything goes into a hidden sibling, 
 takes its name. `optimize` and `quantize` write, `verify` checks what was copied about.
 """
 
-import importlib.metadata
 import json
 import os
 import shutil
@@ -208,6 +207,8 @@ def _write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
 
 
 def _version() -> str:
+    import importlib.metadata  # noqa: PLC0415  only for writers: 20 ms of each start otherwise
+
     try:
         return importlib.metadata.version("slipstream")
     except importlib.metadata.PackageNotFoundError:

@@ -43,6 +43,14 @@ class Checkpoint(Protocol):
         """One tensor as stored. KeyError if there is none; FileFormatError if it is damaged."""
         ...
 
+    def files(self) -> Sequence[Path]:
+        """The files that decide what the tensors are."""
+        ...
+
+    def release(self) -> None:
+        """Lets the memory of what was read go; it is read again when it is asked for again."""
+        ...
+
     def identity(self) -> str:
         """SHA-256 (hex) of the content: equal checkpoints have equal identities."""
         ...

@@ -47,6 +47,14 @@ class FolderCheckpoint:
         """One tensor as it is stored. KeyError if there is none."""
         return self._reader.tensor(name)
 
+    def files(self) -> list[Path]:
+        """The weights, and the config that says how they are to be read."""
+        return [*self._shards.paths, self.path / "config.json"]
+
+    def release(self) -> None:
+        """Lets the pages of the mapped files go."""
+        self._shards.release()
+
     def identity(self) -> str:
         """SHA-256 over the config, the weights and the tokenizer, each with its name."""
         return self._identity

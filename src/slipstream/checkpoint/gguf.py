@@ -55,6 +55,11 @@ class GGUFFile:
         info = self.tensors[name]
         return to_tensor(self.raw(name), info.type, info.shape)
 
+    def release(self) -> None:
+        """Lets the pages of the maps go; they come back when they are read."""
+        for buffer in set(self._homes.values()):
+            buffer.madvise(mmap.MADV_DONTNEED)
+
     def _add_parts(self) -> Header:
         """Opens every part in order; returns the header of the first."""
         first: Header | None = None

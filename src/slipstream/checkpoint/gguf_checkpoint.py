@@ -61,6 +61,14 @@ class GGUFCheckpoint:
             return DenseTensor(tensor.dequantize() - np.float32(1))
         return tensor
 
+    def files(self) -> tuple[Path, ...]:
+        """The file, or all its parts."""
+        return self.file.paths
+
+    def release(self) -> None:
+        """Lets the pages of the mapped files go."""
+        self.file.release()
+
     def identity(self) -> str:
         """SHA-256 of the file; of the files one after the other where there are several."""
         return self._identity

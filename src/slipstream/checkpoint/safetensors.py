@@ -95,6 +95,10 @@ class SafetensorsFile:
             raw = raw.copy()
         return raw.view(info.dtype).reshape(info.shape)
 
+    def release(self) -> None:
+        """Lets the pages of the map go; they come back when they are read."""
+        self._buffer.madvise(mmap.MADV_DONTNEED)
+
     def _read_header(self) -> None:
         size = len(self._buffer)
         length = int.from_bytes(self._buffer[:8], "little")
@@ -138,6 +142,11 @@ class Shards:
     def array(self, name: str) -> NDArray:
         """One tensor, a read-only view of the map (a copy if not aligned). KeyError if none."""
         return self._homes[name].array(name)
+
+    def release(self) -> None:
+        """As `SafetensorsFile.release`, of all files."""
+        for file in set(self._homes.values()):
+            file.release()
 
 
 def _map(path: Path) -> mmap.mmap:

@@ -19,6 +19,14 @@ def compile_program(model: Model, settings: Settings) -> Program:
     from slipstream.backends.native import NativeOptions, compile_native  # noqa: PLC0415
 
     options = NativeOptions(
-        threads=settings.threads, activations=settings.activations, kv_dtype=settings.kv_dtype
+        threads=settings.threads,
+        activations=settings.activations,
+        kv_dtype=settings.kv_dtype,
+        keep_packed=settings.keep_packed,
     )
-    return compile_native(model.graph, model.weights, options, settings=model.activations)
+    identity = model.quick_identity() if settings.keep_packed else None
+    program = compile_native(
+        model.graph, model.weights, options, settings=model.activations, identity=identity
+    )
+    model.checkpoint.release()  # the packed weights stand in for what was read
+    return program
