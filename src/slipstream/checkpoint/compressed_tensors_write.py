@@ -143,8 +143,8 @@ def _parts(tensor: AffineTensor, layout: Layout | None) -> dict[str, NDArray]:
     parts["weight_packed"] = _words(_packed(tensor.codes, form))
     parts["weight_shape"] = np.array([rows, width], np.int64)
     if tensor.offsets is not None:
-        zeros = tensor.offsets.view(np.uint8)
-        words = pack_words((zeros if form.nibbles else zeros ^ np.uint8(0x80)).T, bits)
+        unsigned: NDArray[np.uint8] = tensor.offsets.view(np.uint8)
+        words = pack_words((unsigned if form.nibbles else unsigned ^ np.uint8(0x80)).T, bits)
         parts["weight_zero_point"] = np.ascontiguousarray(words.T)
     return parts
 
