@@ -102,6 +102,10 @@ class ByteTokenizer:
     eos_ids: frozenset[int] = frozenset({256})
     chat: ByteChat | None = field(default_factory=ByteChat)
     vocabulary_size: int = 257
+    special_ids: frozenset[int] = frozenset({256})
+
+    def token_bytes(self, token_id: int) -> bytes:
+        return bytes([token_id]) if token_id < 256 else b"<end>"
 
     def encode(self, text: str, special: bool = True) -> list[int]:
         return list(text.encode())

@@ -44,6 +44,15 @@ class TextCodec(Decoder, Protocol):
         ...
 
     @property
+    def special_ids(self) -> frozenset[int]:
+        """Control tokens, which are no text."""
+        ...
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """What one token adds to a running text."""
+        ...
+
+    @property
     def chat(self) -> ChatRenderer | None:
         """The model's chat template, if it has one."""
         ...
