@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -27,12 +28,14 @@ class Server:
         keyring: KeyRing | None = None,
         cors_origins: Sequence[str] = (),
         tracer: Tracer | None = None,
+        state_folder: Path | None = None,
     ) -> None:
         self.catalog = catalog
         self.limits = limits
         self.keyring = keyring or KeyRing(limits.accounts)
         self.cors_origins = cors_origins
         self.tracer = tracer or Tracer()
+        self.state_folder = state_folder  # what is to outlive the process; None: nothing
         self.traffic = Traffic()
         self.metrics = ServerMetrics(self.traffic)
 
