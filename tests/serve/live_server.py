@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+import socket
 import threading
 from contextlib import contextmanager
 
@@ -21,13 +22,16 @@ def run_async(test):
 
 
 @contextmanager
-def live(app):
-    """The app behind a real socket; yields its URL."""
-    address = Address(port=0)
+def live(app, send_buffer=None):
+    """The app behind a real socket; yields its URL. `send_buffer`: bytes the kernel may hold."""
+    address, ready = Address(port=0), threading.Event()
     listener = listen(address)
-    server = Runner(config_for(app, app.state.server, address), app.state.server, lambda: None, 10)
+    if send_buffer is not None:  # connections inherit it
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
+    server = Runner(config_for(app, app.state.server, address), app.state.server, ready.set, 10)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
+    assert ready.wait(10), "the server did not start"
     try:
         yield url_of(listener)
     finally:
