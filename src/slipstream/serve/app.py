@@ -7,12 +7,14 @@ import costs a quarter of FastAPI's, which counts towards the first token after 
 from pydantic import ValidationError
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 
 from slipstream.engine.engine import Engine
 from slipstream.errors import SlipstreamError
 from slipstream.serve import middleware
 from slipstream.serve.admission import AdmissionLimits
 from slipstream.serve.catalog import Catalog, Served
+from slipstream.serve.leases import Leases
 from slipstream.serve.routes import chat, completions, models, operations
 from slipstream.serve.server import Server
 
@@ -33,9 +35,8 @@ def make_server_app(server: Server) -> Starlette:
     app = Starlette(
         routes=[route for module in ROUTES for route in module.routes(server)],
         exception_handlers=dict.fromkeys(REFUSED, server.refuse),
-        middleware=middleware.layers(server),
+        middleware=[*middleware.layers(server), Middleware(Leases)],
         lifespan=server.lifespan,
     )
     app.state.server = server
-    app.state.service = next(iter(server.catalog)).service
     return app

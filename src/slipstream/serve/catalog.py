@@ -1,81 +1,282 @@
-"""The models that a server has, by name. Handlers ask `choose` who answers a request.
+"""The models that a server has, by name and version. Handlers ask `choose` who answers a request.
 
-A `Served` is one model with its engine, its queue and its metrics; the catalog starts and stops
-them with the application.
+Versions come and go while others serve: each is loaded beside them, and taken down only when
+nobody uses it any more. The application starts and stops the catalog; `routes/admin` changes it.
+
+    loading ──▶ serving ──▶ draining ──▶ (gone)
+       └──▶ failed
 """
 
 import asyncio
-import time
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+import logging
+import re
+from collections.abc import Coroutine, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+from uuid import uuid4
 
-from slipstream.engine.engine import Engine, Prompt
-from slipstream.engine.request import Request, SamplingParams
-from slipstream.engine.service import Service
-from slipstream.serve.admission import Admission, AdmissionLimits
-from slipstream.serve.caller import Caller
-from slipstream.serve.metrics import Metrics
+from slipstream.errors import RequestError, UnavailableError
+from slipstream.serve.admission import AdmissionLimits
+from slipstream.serve.canary import Canary
+from slipstream.serve.leases import lease
+from slipstream.serve.loader import Loader, Opened
+from slipstream.serve.loader_memory import give_back
 from slipstream.serve.refusal import ModelNotFound
+from slipstream.serve.response_cache import ResponseCache
+from slipstream.serve.served import VERSION, Served
+from slipstream.serve.versions import Conflict, Versions
+
+__all__ = ["Catalog", "Entry", "Served"]
+
+log = logging.getLogger("slipstream.serve")
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:+-]{0,127}")
+VERSION_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+State = Literal["loading", "serving", "draining", "failed"]
 
 
 @dataclass(eq=False)
-class Served:
-    """One model under one name; `service` runs its engine on a thread of its own."""
+class Entry:
+    """One version of one model, whatever its state.
+
+    source  what it was loaded from; "" when it was given as an engine
+    served  None while it is loading, and when that has failed
+    error   why it has failed, in words
+    """
 
     name: str
-    engine: Engine
-    limits: AdmissionLimits
-    created: int = field(default_factory=lambda: int(time.time()))
-    service: Service = field(init=False)
-    admission: Admission = field(init=False)
-    metrics: Metrics = field(init=False)
+    version: str
+    source: str
+    state: State
+    served: Served | None = None
+    error: str | None = None
 
-    def __post_init__(self) -> None:
-        self.service = Service(self.engine)
-        self.admission = Admission(self.service, self.limits)
-        self.metrics = Metrics(self.name, self.service.snapshot)
-
-    async def requests(
-        self, prompts: Sequence[Prompt], params: SamplingParams, caller: Caller
-    ) -> list[Request]:
-        """Tokenizes and checks; on a worker thread, since prompts may be long."""
-        return await asyncio.to_thread(self._requests, prompts, params, caller)
-
-    def _requests(
-        self, prompts: Sequence[Prompt], params: SamplingParams, caller: Caller
-    ) -> list[Request]:
-        admission = self.admission
-        terms: dict[str, Any] = {
-            "key": caller.account,
-            "priority": admission.priority(caller.account, caller.priority),
-            "timeout_s": admission.timeout_s(caller.timeout_s),
-        }
-        made = [self.engine.requests(prompt, params, **terms) for prompt in prompts]
-        return [admission.bounded(request) for siblings in made for request in siblings]
+    @property
+    def label(self) -> str:
+        """``name:version``."""
+        return f"{self.name}:{self.version}"
 
 
 class Catalog:
-    """Every model of a server, in the order in which they are listed."""
+    """Every model of a server, in the order in which they came."""
 
-    def __init__(self, served: Iterable[Served]) -> None:
-        self._served = {one.name: one for one in served}
+    def __init__(
+        self,
+        served: Iterable[Served] = (),
+        *,
+        loader: Loader | None = None,
+        cache: ResponseCache | None = None,
+        limits: AdmissionLimits | None = None,
+    ) -> None:
+        self.cache = cache
+        self._loader = loader or Loader()
+        self._limits = limits or AdmissionLimits()
+        self._models: dict[str, Versions[Served]] = {}
+        self._entries: dict[tuple[str, str], Entry] = {}
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._running = False
+        for one in served:
+            self._check_new(one.name, one.version)
+            entry = Entry(one.name, one.version, "", "loading")
+            self._entries[one.name, one.version] = entry
+            self._admit(entry, one)
 
     def __iter__(self) -> Iterator[Served]:
-        return iter(self._served.values())
+        """Every version that takes requests."""
+        for versions in self._models.values():
+            yield from versions
 
-    def choose(self, name: str) -> Served:
-        """Who answers requests for `name`. ModelNotFound says what there is instead."""
-        if name not in self._served:
-            have = ", ".join(f"'{one}'" for one in self._served)
-            raise ModelNotFound(f"The model '{name}' does not exist here; this server has {have}")
-        return self._served[name]
+    def choose(self, name: str, who: str = "") -> Served:
+        """Who answers requests for `name`, a model or ``model:version``; it stays up meanwhile.
+
+        `who` asks (an account or a user: the same one meets the same canary); "" for nobody in
+        particular. ModelNotFound says what there is instead.
+        """
+        served = self._find(name, who)
+        lease(served.used())
+        return served
+
+    def entries(self) -> list[Entry]:
+        """Every version in every state."""
+        return list(self._entries.values())
+
+    def versions(self, name: str) -> Versions[Served]:
+        """The versions of a model that take requests. ModelNotFound if there are none."""
+        if name not in self._models:
+            raise self._not_found(name)
+        return self._models[name]
+
+    # What an administrator changes.
+
+    def load(
+        self, name: str, source: str, version: str = VERSION, *, default: bool = False
+    ) -> asyncio.Task[Served]:
+        """Begins to load a version beside those that serve; the task ends when it takes requests.
+
+        The first version of a name is its default; `default`: this one is, once it is ready.
+        Refused at once: a name that is taken. A failure is told by the task and by the entry.
+        """
+        self._check_new(name, version)
+        entry = self._entries[name, version] = Entry(name, version, source, "loading")
+        return self._task(self._load(entry, default))
+
+    def unload(
+        self, name: str, version: str | None = None, *, timeout_s: float | None = None
+    ) -> asyncio.Task[None]:
+        """Takes no more requests for a version; the task ends when those under way are answered
+        and the engine is gone.
+
+        After `timeout_s` what is still under way is ended, in words. Conflict: it is the default of
+        others, or in the middle of something. One that has failed is forgotten.
+        """
+        entry = self._entry(name, version)
+        if entry.state == "failed":
+            del self._entries[entry.name, entry.version]
+            return self._task(_nothing())
+        if entry.state != "serving":
+            raise Conflict(f"'{entry.label}' is {entry.state}; wait until that is over")
+        versions = self._models[entry.name]
+        versions.remove(entry.version)
+        if not versions:
+            del self._models[entry.name]
+        entry.state = "draining"
+        return self._task(self._take_down(entry, timeout_s))
+
+    def set_default(self, name: str, version: str) -> None:
+        """Requests for `name` alone go to this version from now on."""
+        self.versions(name).set_default(version)
+
+    def set_canary(self, name: str, canary: Canary | None) -> None:
+        """A share of the requests for `name` alone goes to the canary; None: to nobody else."""
+        self.versions(name).set_canary(canary)
+
+    # The life of the server.
 
     def start(self) -> None:
         """Starts the engines' threads in the running event loop."""
-        for one in self._served.values():
+        self._running = True
+        for one in self:
             one.service.start()
 
     async def stop(self) -> None:
         """Stops them; what is still open is refused in words."""
-        await asyncio.gather(*(one.service.stop() for one in self._served.values()))
+        self._running = False
+        for task in self._tasks:
+            task.cancel()
+        self._loader.close()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        running = [entry.served for entry in self.entries() if entry.served is not None]
+        await asyncio.gather(*(one.service.stop() for one in running))
+        if self.cache is not None:
+            await self.cache.close()
+
+    def check(self) -> None:
+        """Asserts that what takes requests is what the entries say."""
+        serving = {(one.name, one.version): one for one in self}
+        assert serving == {
+            (entry.name, entry.version): entry.served
+            for entry in self.entries()
+            if entry.state == "serving"
+        }
+        for versions in self._models.values():
+            versions.check()
+
+    # Helpers.
+
+    def _find(self, name: str, who: str) -> Served:
+        if name in self._models:
+            return self._models[name].pick(who or uuid4().hex)
+        base, _, version = name.rpartition(":")
+        if base in self._models and version in self._models[base]:
+            return self._models[base][version]
+        raise self._not_found(name)
+
+    def _not_found(self, name: str) -> Exception:
+        if any(name in (entry.name, entry.label) for entry in self.entries()):
+            states = {entry.state for entry in self.entries() if name in (entry.name, entry.label)}
+            if "loading" in states:
+                return UnavailableError(f"the model '{name}' is being loaded; try again soon")
+        have = ", ".join(f"'{one}'" for one in self._models) or "none"
+        return ModelNotFound(f"The model '{name}' does not exist here; this server has {have}")
+
+    def _check_new(self, name: str, version: str) -> None:
+        if not NAME.fullmatch(name):
+            raise RequestError(f"a model's name has letters, digits and ._/:+- only, not {name!r}")
+        if not VERSION_NAME.fullmatch(version):
+            raise RequestError(f"a version has letters, digits and ._- only, not {version!r}")
+        entry = self._entries.get((name, version))
+        if entry is not None and entry.state != "failed":
+            raise Conflict(f"'{entry.label}' is {entry.state} already; unload it first")
+        label = f"{name}:{version}"
+        if label in self._models or any(name == other.label for other in self.entries()):
+            raise Conflict(f"'{name}', version '{version}' could be mistaken for another model")
+
+    def _entry(self, name: str, version: str | None) -> Entry:
+        if version is None:
+            of_name = [entry for entry in self.entries() if entry.name == name]
+            if len(of_name) > 1:
+                have = ", ".join(repr(entry.version) for entry in of_name)
+                raise RequestError(f"'{name}' has versions {have}; say which")
+            version = of_name[0].version if of_name else VERSION
+        if (name, version) not in self._entries:
+            raise ModelNotFound(f"The model '{name}' has no version '{version}' here")
+        return self._entries[name, version]
+
+    def _admit(self, entry: Entry, served: Served) -> None:
+        served.cache = self.cache
+        entry.state, entry.served, entry.error = "serving", served, None
+        if entry.name in self._models:
+            self._models[entry.name].add(entry.version, served)
+        else:
+            self._models[entry.name] = Versions(entry.name, entry.version, served)
+        if self._running:
+            served.service.start()
+
+    async def _load(self, entry: Entry, default: bool) -> Served:
+        try:
+            opened: Opened = await self._loader.open(entry.source)
+        except BaseException as error:
+            entry.state, entry.error = "failed", str(error) or type(error).__name__
+            log.warning("%s was not loaded: %s", entry.label, entry.error)
+            raise
+        served = Served(
+            entry.name,
+            opened.engine,
+            self._limits,
+            version=entry.version,
+            content=opened.content,
+        )
+        self._admit(entry, served)
+        if default:
+            self.set_default(entry.name, entry.version)
+        return served
+
+    async def _take_down(self, entry: Entry, timeout_s: float | None) -> None:
+        served = entry.served
+        assert served is not None
+        try:
+            async with asyncio.timeout(timeout_s):
+                await served.users.gone()
+                await served.service.drain()
+        except TimeoutError:
+            log.warning("%s is taken down before its answers are complete", entry.label)
+        await served.service.stop()
+        del self._entries[entry.name, entry.version]
+        entry.served = served = None
+        await asyncio.to_thread(give_back)
+
+    def _task(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+        return task
+
+    def _done(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()  # told by the entry, and to whoever awaits the task
+
+
+async def _nothing() -> None:
+    return

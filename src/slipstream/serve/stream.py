@@ -7,7 +7,7 @@ pages are freed at once.
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -16,7 +16,6 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from slipstream.engine.answer import Delta
-from slipstream.engine.service import AnswerStream
 from slipstream.serve.refusal import Refusal, refusal_of
 
 Event = dict[str, Any]
@@ -52,7 +51,7 @@ async def _disconnect(receive: Receive) -> None:
         pass
 
 
-async def merged(streams: list[AnswerStream]) -> AsyncIterator[tuple[int, Delta]]:
+async def merged(streams: Sequence[AsyncIterator[Delta]]) -> AsyncIterator[tuple[int, Delta]]:
     """The deltas of several answers as they come, each with the index of its stream."""
     if len(streams) == 1:
         async for delta in streams[0]:
@@ -60,7 +59,7 @@ async def merged(streams: list[AnswerStream]) -> AsyncIterator[tuple[int, Delta]
         return
     queue: asyncio.Queue[tuple[int, Delta] | Exception | None] = asyncio.Queue()
 
-    async def forward(index: int, stream: AnswerStream) -> None:
+    async def forward(index: int, stream: AsyncIterator[Delta]) -> None:
         try:
             async for delta in stream:
                 queue.put_nowait((index, delta))

@@ -1,0 +1,150 @@
+"""Where each answer comes from: the response cache, an equal request under way, or the engine.
+
+`look_up` asks the cache, `open_source` makes the stream; `answering` is the caller of both. Only
+deterministic requests are kept and shared: another draw of an unseeded one is another answer.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from types import TracebackType
+from typing import Protocol, Self
+
+from slipstream.engine.answer import Delta, Timings
+from slipstream.engine.request import Request
+from slipstream.serve.response_cache import ResponseCache
+from slipstream.serve.response_cache_use import CacheUse, Outcome
+from slipstream.serve.served import Served
+
+YIELD_EVERY = 64  # deltas of a replay between turns for others
+
+
+class Source(Protocol):
+    """One answer's deltas. As a context: leaving it early cancels what has not ended."""
+
+    def __aiter__(self) -> AsyncIterator[Delta]: ...
+
+    async def __anext__(self) -> Delta: ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> bool | None: ...
+
+
+@dataclass(frozen=True)
+class Looked:
+    """A request with what is known about its answer.
+
+    key     under which it may be kept; None: it is a draw of its own
+    flight  under which it may be shared while it is computed: equal and as urgent
+    kept    its deltas, if the cache has them
+    """
+
+    request: Request
+    key: str | None
+    kept: Sequence[Delta] | None
+    arrived_s: float
+
+    @property
+    def flight(self) -> str:
+        """Whom it may share a computation with: requests that are equal and as urgent."""
+        return f"{self.key} {self.request.priority}"
+
+
+async def look_up(served: Served, requests: Sequence[Request], use: CacheUse) -> list[Looked]:
+    """Asks the cache about each request, all at once."""
+    arrived_s = time.monotonic()
+
+    async def look(request: Request) -> Looked:
+        bare = Looked(request, served.key_of(request) if use.share else None, None, arrived_s)
+        if bare.key is None or served.cache is None or not use.read:
+            return bare
+        if bare.flight in served.flights:
+            return bare
+        return replace(bare, kept=await served.cache.find(bare.key))
+
+    return list(await asyncio.gather(*map(look, requests)))
+
+
+def to_compute(served: Served, looked: Sequence[Looked]) -> list[Request]:
+    """The requests that the engine must answer now, equal ones once."""
+    computed: dict[str | int, Request] = {}
+    for one in looked:
+        if one.key is None:
+            computed[one.request.id] = one.request
+        elif one.kept is None and one.flight not in served.flights:
+            computed.setdefault(one.flight, one.request)
+    return list(computed.values())
+
+
+def open_source(served: Served, one: Looked, use: CacheUse, computed: Sequence[Request]) -> Source:
+    """The stream of one answer; `computed` is what `to_compute` has said of the whole reply."""
+    request = _led(one.request, computed)
+    if one.key is None:
+        _tell(served, use, "bypass")
+        return served.service.submit(request)
+    if one.kept is not None:
+        _tell(served, use, "hit")
+        return Replay(request, one.kept, one.arrived_s)
+    if one.flight in served.flights:
+        _tell(served, use, "shared")
+        return served.flights.follow(one.flight, request)
+    _tell(served, use, "miss")
+    return served.flights.start(one.flight, request, partial(_keep, served.cache, one.key))
+
+
+def _tell(served: Served, use: CacheUse, outcome: Outcome) -> None:
+    use.tell(outcome)
+    served.metrics.count_cache(outcome)
+
+
+async def _keep(cache: ResponseCache | None, key: str, deltas: Sequence[Delta]) -> None:
+    if cache is not None:
+        await cache.keep(key, deltas)
+
+
+def _led(request: Request, computed: Sequence[Request]) -> Request:
+    """`request` without its leader, if the engine does not get that one together with it."""
+    if request.leader is None or any(request.leader == other.id for other in computed):
+        return request
+    return replace(request, leader=None)
+
+
+class Replay(AsyncIterator[Delta]):
+    """A kept answer as one request's: the same deltas, its own id and timings."""
+
+    def __init__(self, request: Request, kept: Sequence[Delta], arrived_s: float) -> None:
+        self.request = request
+        self._kept = kept
+        self._next = 0
+        self._arrived_s = arrived_s
+        self._started_s = time.monotonic()
+
+    async def __anext__(self) -> Delta:
+        if self._next == len(self._kept):
+            raise StopAsyncIteration
+        if self._next % YIELD_EVERY == YIELD_EVERY - 1:
+            await asyncio.sleep(0)
+        delta = replace(self._kept[self._next], request_id=self.request.id)
+        self._next += 1
+        return delta if delta.finish is None else replace(delta, timings=self._timings())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._next = len(self._kept)
+
+    def _timings(self) -> Timings:
+        """Nothing of the prompt was computed, and the first token was there at once."""
+        length = len(self.request.prompt_ids)
+        tokens = sum(len(delta.ids) for delta in self._kept)
+        started = self._started_s
+        return Timings(self._arrived_s, started, started, time.monotonic(), length, tokens, length)
