@@ -35,7 +35,10 @@ _REFUSED = (
     (".lora_magnitude_vector", "DoRA adapters are not served; merge it into the model instead"),
     (".lora_embedding_", "it adapts an embedding, which is not served"),
     (".modules_to_save", "it replaces whole modules (modules_to_save); merge it into the model"),
-    (".base_layer", "it holds weights of the model itself; save the adapter alone"),
+    (
+        ".base_layer",
+        "it holds weights of the model itself; save it with save_embedding_layers=False",
+    ),
 )
 
 
