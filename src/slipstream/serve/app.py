@@ -4,6 +4,8 @@ Built on Starlette itself: bodies are validated by pydantic into OpenAI's own er
 import costs a quarter of FastAPI's, which counts towards the first token after a start.
 """
 
+from typing import Any
+
 from pydantic import ValidationError
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -15,19 +17,36 @@ from slipstream.serve import middleware
 from slipstream.serve.admission import AdmissionLimits
 from slipstream.serve.catalog import Catalog, Served
 from slipstream.serve.leases import Leases
-from slipstream.serve.routes import chat, completions, models, operations
+from slipstream.serve.routes import (
+    admin,
+    chat,
+    completions,
+    embeddings,
+    models,
+    operations,
+    responses,
+    tokenize,
+)
 from slipstream.serve.server import Server
 
 REFUSED = (HTTPException, SlipstreamError, ValidationError, Exception)
-ROUTES = (chat, completions, models, operations)
+ROUTES = (admin, chat, completions, responses, embeddings, tokenize, models, operations)
 
 
 def make_app(
-    engine: Engine, *, name: str | None = None, limits: AdmissionLimits | None = None
+    engine: Engine,
+    *,
+    name: str | None = None,
+    limits: AdmissionLimits | None = None,
+    **doors: Any,
 ) -> Starlette:
-    """An ASGI application that serves `engine` as `name`; its lifespan runs the engine's thread."""
+    """An ASGI application that serves `engine` as `name`; its lifespan runs the engine's thread.
+
+    `doors`: keyring, origins and tracer of the `Server`.
+    """
     limits = limits or AdmissionLimits()
-    return make_server_app(Server(Catalog([Served(name or engine.name, engine, limits)]), limits))
+    catalog = Catalog([Served(name or engine.name, engine, limits)])
+    return make_server_app(Server(catalog, limits, **doors))
 
 
 def make_server_app(server: Server) -> Starlette:

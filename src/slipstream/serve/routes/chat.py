@@ -22,7 +22,7 @@ def routes(server: Server) -> list[Route]:
         asked = ChatRequest.model_validate(await read_json(http, server.limits))
         caller = caller_of(http, priority=asked.priority, timeout_s=asked.timeout)
         params, conversation = asked.params(), asked.conversation()
-        served = server.catalog.choose(asked.model)
+        served = server.catalog.choose(asked.model, caller.account or asked.user or "")
         served.admission.admit(params.n)
         codec = served.engine.tokenizer
         ready = await asyncio.to_thread(prepare, codec, served.dialect, conversation, params)

@@ -23,7 +23,7 @@ def routes(server: Server) -> list[Route]:
         asked = CompletionRequest.model_validate(await read_json(http, server.limits))
         caller = caller_of(http, priority=asked.priority, timeout_s=asked.timeout)
         prompts, params = asked.prompts(), asked.params()
-        served = server.catalog.choose(asked.model)
+        served = server.catalog.choose(asked.model, caller.account or asked.user or "")
         served.admission.admit(len(prompts) * params.n)
         requests = await served.requests(prompts, params, caller)
         codec = served.engine.tokenizer

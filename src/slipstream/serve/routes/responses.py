@@ -33,7 +33,7 @@ def routes(server: Server) -> list[Route]:
         caller = caller_of(http, priority=asked.priority, timeout_s=asked.timeout)
         earlier = _earlier(store, asked, caller)
         conversation = asked.conversation(ITEMS.validate_python(earlier))
-        served = server.catalog.choose(asked.model)
+        served = server.catalog.choose(asked.model, caller.account or asked.user or "")
         served.admission.admit()
         ready = await asyncio.to_thread(
             prepare, served.engine.tokenizer, served.dialect, conversation, asked.params()
