@@ -16,7 +16,8 @@ class Peer:
 
     name: str
     requirement: str
-    build: dict[str, str]
+    build: dict[str, str] | None = None  # None: as its wheels are
+    beside: tuple[str, ...] = ()
 
 
 LLAMA_CPP = Peer(
@@ -29,6 +30,13 @@ LLAMA_CPP = Peer(
     },
 )
 
+OPENVINO = Peer("openvino", "openvino-genai==2026.4.1.0")
+TRANSFORMERS = Peer(
+    "transformers",
+    "transformers==5.23.0",
+    beside=("torch==2.13.0", "gguf==0.19.0", "accelerate", "sentencepiece", "protobuf"),
+)
+
 
 def python_of(peer: Peer) -> Path:
     """The interpreter of the peer's environment; makes the environment first if need be.
@@ -37,15 +45,17 @@ def python_of(peer: Peer) -> Path:
     """
     folder = ROOT / "build" / "peers" / peer.name
     python, ready = folder / "bin" / "python", folder / "ready"
-    wanted = f"{peer.requirement} {peer.build}"
+    wanted = f"{peer.requirement} {peer.beside} {peer.build}"
     if ready.exists() and ready.read_text() == wanted:
         return python
     print(f"building {peer.requirement} (once, several minutes)", file=sys.stderr)
     subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True)
-    package = peer.requirement.partition("==")[0]
-    install = [str(python), "-m", "pip", "install", "--quiet", "--no-binary", package]
-    environment = {**os.environ, **peer.build}
-    subprocess.run([*install, peer.requirement], check=True, env=environment, stdout=2)
+    install = [str(python), "-m", "pip", "install", "--quiet"]
+    if peer.build is not None:
+        install += ["--no-binary", peer.requirement.partition("==")[0]]
+    environment = {**os.environ, **(peer.build or {})}
+    wanted_packages = [peer.requirement, *peer.beside]
+    subprocess.run([*install, *wanted_packages], check=True, env=environment, stdout=2)
     ready.write_text(wanted)
     return python
 

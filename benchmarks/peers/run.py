@@ -12,13 +12,14 @@ import random
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from contest import Task, Worker, measure, tasks
-from environment import LLAMA_CPP, ROOT, python_of
+from environment import LLAMA_CPP, OPENVINO, ROOT, TRANSFORMERS, python_of
+from shapes import SHAPES, model_of
 
 from slipstream.bench import samples
 from slipstream.bench.compare import compare, noise_band
@@ -36,14 +37,14 @@ RESULTS = Path(__file__).resolve().parent / "results"
 
 def main() -> None:
     options = read_options()
-    model = str(resolve(options.model))
+    model = path_of(options.model)
     ids = random_ids(max(options.prompt, options.depth + options.decode))
     todo = tasks(ids, options.prompt, options.decode, options.depth)
-    peers = [peer_settings(flash, model, options, todo[1]) for flash in (True, False)]
+    peers = peers_of(options, model, todo[1])
     with ExitStack() as stack:
         enter = stack.enter_context
         us = [enter(our_worker(name, model, options)) for name in names_of_us(options)]
-        them = [enter(llama_worker(settings)) for settings in peers]
+        them = [enter(worker) for worker in peers]
         workers = [*us, *them]
         agreement = greedy_agreement(workers, load(model).tokenizer.encode(TEXT))
         rates = measure(workers, todo, options.rounds)
@@ -73,7 +74,8 @@ def main() -> None:
 
 def read_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
-    parser.add_argument("--model", default="smollm2:135m", help="a name or path; must be a GGUF")
+    parser.add_argument("--model", default="smollm2:135m", help="a GGUF, or a shape: 1B-Q4_0")
+    parser.add_argument("--peers", default="llama.cpp", help="llama.cpp,openvino,transformers")
     parser.add_argument("--threads", type=int, default=thread_count())
     parser.add_argument("--rounds", type=int, help="default 15, with --short 5")
     parser.add_argument("--prompt", type=int, default=512, help="tokens of the prefill")
@@ -95,6 +97,41 @@ def random_ids(count: int) -> list[int]:
 
 
 # ---- contestants ---------------------------------------------------------------------------------
+
+
+def path_of(model: str) -> str:
+    """A name or path, or a shape with random weights such as 1B-Q4_0."""
+    shape, _, kind = model.partition("-")
+    return str(model_of(shape, kind) if shape in SHAPES and kind else resolve(model))
+
+
+def peers_of(options: argparse.Namespace, model: str, prefill: Task) -> list[Worker]:
+    """Every peer that was asked for, in each of the settings that may be its best."""
+    makers: dict[str, Callable[[], list[Worker]]] = {
+        "llama.cpp": lambda: [
+            llama_worker(peer_settings(flash, model, options, prefill)) for flash in (True, False)
+        ],
+        "openvino": lambda: [
+            openvino_worker(model, options, backend) for backend in ("PA", "SDPA")
+        ],
+        "transformers": lambda: [
+            transformers_worker(model, options, compiled) for compiled in (False, True)
+        ],
+    }
+    return [worker for name in options.peers.split(",") for worker in makers[name]()]
+
+
+def openvino_worker(model: str, options: argparse.Namespace, backend: str) -> Worker:
+    settings = {"model": model, "threads": options.threads, "backend": backend}
+    name = f"OpenVINO GenAI, {'paged' if backend == 'PA' else 'stateful'} attention"
+    return Worker(name, python_of(OPENVINO), "worker_openvino.py", settings)
+
+
+def transformers_worker(model: str, options: argparse.Namespace, compiled: bool) -> Worker:
+    dtype = "bfloat16" if "avx512" in " ".join(machine().isas) else "float32"
+    settings = {"model": model, "threads": options.threads, "dtype": dtype, "compile": compiled}
+    name = f"transformers {dtype}{', torch.compile' if compiled else ''}"
+    return Worker(name, python_of(TRANSFORMERS), "worker_transformers.py", settings)
 
 
 def names_of_us(options: argparse.Namespace) -> Sequence[str]:
