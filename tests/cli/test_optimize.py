@@ -137,7 +137,7 @@ def test_without_text_the_model_writes_its_own(tiny_model: Path, capsys) -> None
     quantize_verb.command(str(tiny_model), out=out, bits=4, group="128", tokens=256, as_json=True)
     manifest = verify(out)
     assert manifest["text"]["source"] == "sampled from the model itself"
-    assert manifest["recipe"]["rules"][-1]["format"]["group"] == 128  # as asked; 64 inputs: the row
+    assert manifest["recipe"]["pass"][-1]["group"] == 128  # as asked; 64 inputs: the row
 
 
 def test_an_existing_folder_is_refused_before_any_work(tiny_model: Path) -> None:
@@ -155,7 +155,7 @@ def test_what_cannot_be_is_refused_in_words(tiny_model: Path, words: Path) -> No
     with pytest.raises(SourceError, match="cannot be read"):
         optimize_verb.command(str(tiny_model), text=words.parent / "absent")
     for wrong, message in (
-        ({"bits": 3}, "--bits is 4 or 8"), ({"group": "33"}, "multiple of 16"), ({"method": "awq"}, "--method"),
+        ({"bits": 5}, "--bits is one of"), ({"group": "33"}, "multiple of 16"), ({"method": "awk"}, "--method"),
         ({"zero": "odd"}, "--zero"), ({"activations": "fp8"}, "--activations"),
     ):  # fmt: skip
         with pytest.raises(UnsupportedError, match=message):

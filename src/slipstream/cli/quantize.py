@@ -1,75 +1,80 @@
-"""`slipstream quantize`: one recipe of your own, written with its proof."""
+"""`slipstream quantize`: one quantizer of your choice, or a recipe of passes, with its proof."""
 
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar, cast, get_args
+from typing import Annotated, Any
 
 import typer
 
-from slipstream.cli.search_session import Order, run_session
-from slipstream.compress.recipe import (
-    Method,
-    Recipe,
-    Rule,
-    activations_label,
-    format_label,
-)
+from slipstream.cli.compress_order import parse_memory, read_recipe
+from slipstream.cli.compress_session import Order, run_compression
+from slipstream.compress.chain import ACTIVATIONS, Chain, parse_chain
+from slipstream.compress.registry import QUANTIZERS
 from slipstream.errors import UnsupportedError
-from slipstream.formats.tensor import Affine, Zero
-from slipstream.graph.ops import Activations
 from slipstream.optimize.limits import parse_limit
-from slipstream.optimize.space import Candidate
 
-T = TypeVar("T")
-
-_ZEROS: dict[str, Zero] = {"symmetric": "symmetric", "asymmetric": "zero_point"}
+_ZEROS = {"symmetric": "symmetric", "asymmetric": "zero_point"}
+_ACTIVATIONS = {**{name: name for name in ACTIVATIONS}, "int8": "int8 g32"}
+_BITS = (2, 3, 4, 8)
 
 
 def command(  # noqa: PLR0917  each argument is an option of the command line
     model: Annotated[str, typer.Argument(help="A name, a file or a folder; see `pull`.")],
-    out: Annotated[Path, typer.Option("-o", "--out", help="Folder for the artifact.")],
-    bits: Annotated[int, typer.Option(help="Of the weights: 4 or 8.")] = 4,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="Folder for the artifact.")
+    ] = None,
+    bits: Annotated[int, typer.Option(help="Of the weights: 8, 4, 3 or 2.")] = 4,
     group: Annotated[
         str, typer.Option(help="Inputs that share a scale: 32, 64, 128 … or row.")
     ] = "32",
-    method: Annotated[str, typer.Option(help="gptq, or rtn (round to nearest).")] = "gptq",
+    method: Annotated[str, typer.Option(help=f"One of {', '.join(QUANTIZERS)}.")] = "gptq",
     zero: Annotated[str, typer.Option(help="symmetric or asymmetric.")] = "symmetric",
-    activations: Annotated[str, typer.Option(help="int8 or f32.")] = "int8",
+    activations: Annotated[str, typer.Option(help="int8 (per 32), int8 row, or f32.")] = "int8",
+    recipe: Annotated[
+        Path | None, typer.Option(help="A TOML recipe of passes, instead of the options above.")
+    ] = None,
     text: Annotated[
         Path | None,
-        typer.Option(help="Text to calibrate and measure on. Default: the model writes its own."),
+        typer.Option(
+            help="Text, .jsonl or chats to calibrate and measure on. Default: the model writes."
+        ),
     ] = None,
     limit: Annotated[
         list[str] | None, typer.Option(help="Write nothing unless kept; see `optimize`.")
     ] = None,
     tokens: Annotated[int, typer.Option(min=128, help="Tokens to measure on.")] = 4096,
-    overwrite: Annotated[bool, typer.Option(help="Replace an artifact at --out.")] = False,
-    fresh: Annotated[
-        bool, typer.Option(help="Measure again what an earlier run measured.")
+    memory: Annotated[
+        str | None, typer.Option(help="Most memory to compress with, as 2GB. Default: half.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what each layer would become, and stop.")
     ] = False,
+    force: Annotated[bool, typer.Option(help="Write even what breaks a limit.")] = False,
+    overwrite: Annotated[bool, typer.Option(help="Replace an artifact at --out.")] = False,
+    fresh: Annotated[bool, typer.Option(help="Begin anew where a run was cut short.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Quantize the linears of a model, measure the result against the original, and write both.
 
     Example: slipstream quantize smollm2:135m --bits 4 --group 64 --method gptq -o out/int4
 
-    A group that does not divide a matrix's rows becomes the next smaller one that does.
+    A group that does not divide a matrix's rows becomes the next smaller one that does. A run that
+    is killed goes on where it was.
     """
-    format = Affine(_bits(bits), _group(group), _choice("--zero", zero, _ZEROS))
-    stored = {"int8": Activations(8, 32), "f32": Activations()}
-    inputs = _choice("--activations", activations, stored)
-    methods = {name: name for name in get_args(Method)}
-    how = cast(Method, _choice("--method", method, methods))
-    eight = Affine(8, None)
-    rules = (Rule("head", eight), Rule("embedding", eight), Rule("linear", format, how))
-    name = f"{format_label(format)} {how} · {activations_label(inputs)}"
-    run_session(
+    if recipe is None:
+        chain = _one_pass(bits, group, method, zero, activations)
+    else:
+        chain = read_recipe(recipe)
+    run_compression(
         Order(
             model=model,
             out=out,
+            chain=chain,
             limits=tuple(parse_limit(text) for text in limit or []),
             text=text,
             tokens=tokens,
-            candidates=(Candidate(name, Recipe(rules, inputs)),),
+            memory_bytes=parse_memory(memory),
+            dry_run=dry_run,
+            force=force,
             overwrite=overwrite,
             fresh=fresh,
             as_json=as_json,
@@ -77,23 +82,26 @@ def command(  # noqa: PLR0917  each argument is an option of the command line
     )
 
 
-def _bits(bits: int) -> Literal[4, 8]:
-    if bits == 4:
-        return 4
-    if bits == 8:
-        return 8
-    raise UnsupportedError(f"--bits is 4 or 8, not {bits}")
+def _one_pass(bits: int, group: str, method: str, zero: str, activations: str) -> Chain:
+    """The blocks' linears by one method; embedding and head at 8 bits a row."""
+    if bits not in _BITS:
+        raise UnsupportedError(f"--bits is one of 2, 3, 4, 8, not {bits}")
+    _known("--method", method, {name: name for name in QUANTIZERS})
+    ends = {"method": "rtn", "select": ["embedding", "head"], "bits": 8, "group": "row"}
+    format = {"bits": bits, "group": _group(group), "zero": _known("--zero", zero, _ZEROS)}
+    stored = _known("--activations", activations, _ACTIVATIONS)
+    return parse_chain({"activations": stored, "pass": [ends, {"method": method, **format}]})
 
 
-def _group(text: str) -> int | None:
+def _group(text: str) -> int | str:
     if text == "row":
-        return None
+        return text
     if text.isdecimal() and int(text) >= 16 and int(text) % 16 == 0:
         return int(text)
     raise UnsupportedError(f"--group is a multiple of 16, or row, not {text!r}")
 
 
-def _choice(option: str, text: str, choices: dict[str, T]) -> T:
+def _known(option: str, text: str, choices: dict[str, Any]) -> Any:
     if text not in choices:
         raise UnsupportedError(f"{option} is one of {', '.join(choices)}, not {text!r}")
     return choices[text]

@@ -56,7 +56,7 @@ class Order:
 
 def run_session(order: Order) -> None:
     """Searches, prints, chooses, writes. LimitsNotMetError (exit code 3) writes nothing."""
-    _check_target(order)
+    check_target(order)
     text = _read_text(order.text)
     model = load(order.model)
     check_supported(model.graph)
@@ -75,7 +75,7 @@ def run_session(order: Order) -> None:
     )
     with Bars(console) as bars:
         search = Search(_subject(model), model.tokenizer, settings, bars)
-        study = search.run(model.name, text, _facts(model))
+        study = search.run(model.name, text, facts_of(model))
         chosen = study.choice() or _forced(order, study)
         report = None
         if chosen is not None and order.out is not None:
@@ -132,7 +132,7 @@ def _subject(model: Model) -> Subject:
     return Subject(model.graph, model.weights, compile_served, compile_original)
 
 
-def _check_target(order: Order) -> None:
+def check_target(order: Order) -> None:
     """Refused now rather than after minutes of work."""
     out = order.out
     if out is None or not out.exists() or (out.is_dir() and not any(out.iterdir())):
@@ -170,7 +170,7 @@ def _code_stamp() -> str:
     return f"{stat.st_size}-{stat.st_mtime_ns}"
 
 
-def _facts(model: Model) -> dict[str, Any]:
+def facts_of(model: Model) -> dict[str, Any]:
     """What a reader needs to judge or repeat the measurements."""
     here = machine()
     formats = stored_formats(model.weights)

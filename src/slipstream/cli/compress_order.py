@@ -1,0 +1,30 @@
+"""Options that `quantize` and `prune` share, from their text."""
+
+import re
+from pathlib import Path
+
+from slipstream.compress.chain import Chain, read_chain
+from slipstream.errors import SourceError, UnsupportedError
+
+_UNITS = {"": 1, "b": 1, "kb": 1e3, "mb": 1e6, "gb": 1e9}
+_UNITS |= {"kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30}
+_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmg]?i?b?)\s*", re.IGNORECASE)
+
+
+def parse_memory(text: str | None) -> int | None:
+    """``2GB`` in bytes; UnsupportedError for anything that is no size."""
+    if text is None:
+        return None
+    match = _SIZE.fullmatch(text)
+    unit = None if match is None else _UNITS.get(match[2].lower())
+    if match is None or unit is None:
+        raise UnsupportedError(f"--memory is a size as 2GB, not {text!r}")
+    return int(float(match[1]) * unit)
+
+
+def read_recipe(path: Path) -> Chain:
+    """The chain of a TOML file; its calibration text is looked for beside it."""
+    try:
+        return read_chain(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SourceError(f"the recipe {path} cannot be read: {error.strerror}") from None

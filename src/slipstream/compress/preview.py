@@ -1,0 +1,131 @@
+"""What a recipe would make of a model, without making it: formats, bytes, speed, time, memory.
+
+Passes are run on outlines, tensors with shapes and formats but no values. Speeds are predictions
+of `graph.cost` under this machine's ceilings, never measurements.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from slipstream.compress.carry_out import memory_needed
+from slipstream.compress.chain import Chain
+from slipstream.compress.recipe import format_label
+from slipstream.compress.work import Draft, flat, roles_of
+from slipstream.formats.tensor import AffineTensor, Tensor
+from slipstream.graph.cost import StepShape, predict_s, step_cost
+from slipstream.graph.graph import Graph
+from slipstream.graph.passes.activations import assign_activations
+from slipstream.machine import Ceilings
+
+CONTEXT = 512  # positions behind the token whose decoding is predicted
+EFFICIENCY = 0.4  # share of the float ceiling that capture and rounding reach: of SmolLM2's runs
+
+
+@dataclass(frozen=True)
+class Row:
+    """One matrix: what it is and what it becomes. A weight that goes has no `after`."""
+
+    weight: str
+    before: str
+    after: str
+    bytes_before: int
+    bytes_after: int
+
+
+@dataclass(frozen=True)
+class Preview:
+    """The whole model. Speeds in tokens per second, one stream; None without ceilings."""
+
+    rows: tuple[Row, ...]
+    bytes_before: int
+    bytes_after: int
+    speed_before: float | None
+    speed_after: float | None
+    memory_bytes: int
+    seconds: float | None
+
+
+def preview(chain: Chain, draft: Draft, ceilings: Ceilings | None) -> Preview:
+    """Outlines every pass in order. Refusals of passes are raised as they would be later."""
+    before = outlined(draft)
+    after = before
+    operations = 0.0
+    for one in chain.passes:
+        if one.calibrated:
+            operations += calibration_operations(after, chain.calibration.tokens)
+        after = one.outline(after)
+    shapes = {name: before.weights[name].shape for name in before.graph.weight_names()}
+    tokens = chain.calibration.tokens if chain.calibrated else 0
+    speed = None if ceilings is None else ceilings.f32.median * EFFICIENCY
+    return Preview(
+        rows=rows_of(before, after),
+        bytes_before=size_of(before),
+        bytes_after=size_of(after),
+        speed_before=predicted_speed(before, ceilings),
+        speed_after=predicted_speed(after, ceilings),
+        memory_bytes=memory_needed(before.graph, shapes, tokens),
+        seconds=None if speed is None else operations / speed,
+    )
+
+
+def outlined(draft: Draft) -> Draft:
+    """The same draft without values."""
+    weights = {name: flat(draft.weights[name]) for name in draft.graph.weight_names()}
+    return replace(draft, weights=weights)
+
+
+def size_of(draft: Draft) -> int:
+    """Bytes of all tensors that the graph reads."""
+    return sum(draft.weights[name].size_bytes for name in draft.graph.weight_names())
+
+
+def rows_of(before: Draft, after: Draft) -> tuple[Row, ...]:
+    """Every matrix of either model; names that only one has stand alone."""
+    names = dict.fromkeys((*roles_of(before.graph), *roles_of(after.graph)))
+    listed = []
+    for name in names:
+        old = _tensor(before, name)
+        new = _tensor(after, name)
+        listed.append(
+            Row(
+                name,
+                "" if old is None else label_of(old),
+                "" if new is None else label_of(new),
+                0 if old is None else old.size_bytes,
+                0 if new is None else new.size_bytes,
+            )
+        )
+    return tuple(listed)
+
+
+def label_of(tensor: Tensor) -> str:
+    """``576×1536 float32`` or ``576×1536 int4 g64``."""
+    shape = "×".join(str(side) for side in tensor.shape)
+    kind = (
+        format_label(tensor.format) if isinstance(tensor, AffineTensor) else str(tensor.data.dtype)
+    )
+    return f"{shape} {kind}"
+
+
+def predicted_speed(draft: Draft, ceilings: Ceilings | None) -> float | None:
+    """Tokens per second of one stream, at the roofline."""
+    if ceilings is None:
+        return None
+    graph: Graph = assign_activations(draft.graph, draft.weights)
+    cost = step_cost(graph, draft.weights, StepShape((1,), (CONTEXT,)))
+    return 1 / predict_s(cost, ceilings)
+
+
+def calibration_operations(draft: Draft, tokens: int) -> float:
+    """Multiply-adds twice: two runs of every linear, the moments, and a rounding with feedback."""
+    total = 0.0
+    widths: Mapping[str, tuple[int, ...]] = {
+        name: draft.weights[name].shape for name in roles_of(draft.graph)
+    }
+    for out, width in widths.values():
+        total += 2.0 * out * width * (2 * tokens + 2 * width) + 2.0 * width * width * tokens / 3
+    return total
+
+
+def _tensor(draft: Draft, name: str) -> Tensor | None:
+    return draft.weights[name] if name in roles_of(draft.graph) else None
