@@ -24,13 +24,14 @@ from slipstream.serve.routes import (
     embeddings,
     models,
     operations,
+    page,
     responses,
     tokenize,
 )
 from slipstream.serve.server import Server
 
 REFUSED = (HTTPException, SlipstreamError, ValidationError, Exception)
-ROUTES = (admin, chat, completions, responses, embeddings, tokenize, models, operations)
+ROUTES = (admin, chat, completions, responses, embeddings, tokenize, models, operations, page)
 
 
 def make_app(

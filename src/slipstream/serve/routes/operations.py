@@ -56,6 +56,7 @@ async def _state(served: Served, check: bool) -> Json:
     seen = served.service.snapshot()
     found: Json = {
         "model": served.name,
+        "version": served.version,
         "running": seen.running,
         "waiting": seen.waiting,
         "batch": served.engine.settings.limits.max_batch,
@@ -63,6 +64,8 @@ async def _state(served: Served, check: bool) -> Json:
         "kv_pages": seen.pages_total,
         "kv_pages_used": seen.pages_used,
         "kv_pages_cached": seen.pages_cached,
+        "prefix_queries": seen.prefix_queries_total,
+        "prefix_hits": seen.prefix_hits_total,
         "prompt_tokens": seen.prompt_tokens_total,
         "generation_tokens": seen.answer_tokens_total,
     }
