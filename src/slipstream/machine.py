@@ -7,6 +7,7 @@ measured ceilings that predictions and reports are held against. It is also the 
     SLIPSTREAM_THREADS  threads of a native program (default: all usable cores)
     SLIPSTREAM_ISA      one of `machine().isas`; forces the native kernels onto that path
     SLIPSTREAM_API_KEYS  lines of `name:key[:limits]`, or separated by ``;``, as `serve` reads them
+    SLIPSTREAM_ADMIN_KEY  opens the /admin routes of `serve`
     SLIPSTREAM_CACHE    folder for models and probe results (default: the platform's cache folder)
     SLIPSTREAM_PACKED_MB  most megabytes of packed weights kept there (default 16384; 0: none)
 """
@@ -25,6 +26,7 @@ __all__ = [
     "Ceilings",
     "Machine",
     "Rate",
+    "admin_key",
     "api_keys",
     "cache_dir",
     "ceilings",
@@ -67,6 +69,11 @@ def thread_count() -> int:
 def api_keys() -> str:
     """The keys in SLIPSTREAM_API_KEYS, one `name:key[:limits]` a line or between ``;``."""
     return os.environ.get("SLIPSTREAM_API_KEYS", "")
+
+
+def admin_key() -> str:
+    """The key in SLIPSTREAM_ADMIN_KEY, which opens a server's /admin."""
+    return os.environ.get("SLIPSTREAM_ADMIN_KEY", "").strip()
 
 
 def forced_isa() -> str | None:

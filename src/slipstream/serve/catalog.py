@@ -12,10 +12,12 @@ import logging
 import re
 from collections.abc import Coroutine, Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 from uuid import uuid4
 
 from slipstream.errors import RequestError, UnavailableError
+from slipstream.serve.adapter_shelf import AdapterShelf
 from slipstream.serve.admission import AdmissionLimits
 from slipstream.serve.canary import Canary
 from slipstream.serve.leases import lease
@@ -74,6 +76,7 @@ class Catalog:
         self._limits = limits or AdmissionLimits()
         self._models: dict[str, Versions[Served]] = {}
         self._entries: dict[tuple[str, str], Entry] = {}
+        self.adapters = AdapterShelf()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._running = False
         for one in served:
@@ -96,6 +99,12 @@ class Catalog:
         served = self._find(name, who)
         lease(served.used())
         return served
+
+    def listed(self) -> list[Served]:
+        """What requests may name: the default of each model, every other version, the adapters."""
+        defaults = [versions[versions.default] for versions in self._models.values()]
+        others = [one for one in self if one not in defaults]
+        return [*defaults, *others, *self.adapters]
 
     def entries(self) -> list[Entry]:
         """Every version in every state."""
@@ -136,12 +145,28 @@ class Catalog:
             return self._task(_nothing())
         if entry.state != "serving":
             raise Conflict(f"'{entry.label}' is {entry.state}; wait until that is over")
+        assert entry.served is not None
+        self.adapters.check_gone(entry.served)
         versions = self._models[entry.name]
         versions.remove(entry.version)
         if not versions:
             del self._models[entry.name]
         entry.state = "draining"
         return self._task(self._take_down(entry, timeout_s))
+
+    async def load_adapter(self, name: str, source: str, base: str) -> Served:
+        """Loads the LoRA adapter in the folder `source` as a model called `name`, which runs on
+        the model `base` (its default version, unless it names one).
+        """
+        self._check_new(name, VERSION)
+        served = self._find(base, "")
+        self.adapters.check_base(served)
+        with served.used():
+            view = await self.adapters.load(name, Path(source), served)
+            if served not in list(self):
+                await self.adapters.unload(name)
+                raise Conflict(f"'{served.label}' was unloaded meanwhile")
+        return view
 
     def set_default(self, name: str, version: str) -> None:
         """Requests for `name` alone go to this version from now on."""
@@ -161,6 +186,8 @@ class Catalog:
 
     async def stop(self) -> None:
         """Stops them; what is still open is refused in words."""
+        if not self._running:
+            return
         self._running = False
         for task in self._tasks:
             task.cancel()
@@ -187,6 +214,9 @@ class Catalog:
     def _find(self, name: str, who: str) -> Served:
         if name in self._models:
             return self._models[name].pick(who or uuid4().hex)
+        adapted = self.adapters.get(name)
+        if adapted is not None:
+            return adapted
         base, _, version = name.rpartition(":")
         if base in self._models and version in self._models[base]:
             return self._models[base][version]
@@ -197,7 +227,8 @@ class Catalog:
             states = {entry.state for entry in self.entries() if name in (entry.name, entry.label)}
             if "loading" in states:
                 return UnavailableError(f"the model '{name}' is being loaded; try again soon")
-        have = ", ".join(f"'{one}'" for one in self._models) or "none"
+        names = [*self._models, *(view.name for view in self.adapters)]
+        have = ", ".join(f"'{one}'" for one in names) or "none"
         return ModelNotFound(f"The model '{name}' does not exist here; this server has {have}")
 
     def _check_new(self, name: str, version: str) -> None:
@@ -209,6 +240,8 @@ class Catalog:
         if entry is not None and entry.state != "failed":
             raise Conflict(f"'{entry.label}' is {entry.state} already; unload it first")
         label = f"{name}:{version}"
+        if name in self.adapters or label in self.adapters:
+            raise Conflict(f"an adapter is called '{name}' already; unload it first")
         if label in self._models or any(name == other.label for other in self.entries()):
             raise Conflict(f"'{name}', version '{version}' could be mistaken for another model")
 

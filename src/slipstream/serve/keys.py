@@ -46,6 +46,10 @@ class KeyRing:
                 found = name
         return found
 
+    def has(self, name: str) -> bool:
+        """Whether an account has a key."""
+        return any(name == other for _, other in self._digests)
+
     def reload(self) -> None:
         """Reads the file again; a file with a mistake changes nothing and is logged."""
         try:

@@ -30,7 +30,8 @@ log = logging.getLogger("slipstream.serve")
 access_log = logging.getLogger("slipstream.access")
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
-PUBLIC = re.compile(r"/(health|ready|favicon\.ico|page/[a-z.]+)?")  # no key, also while draining
+# No API key, also while draining; /admin asks for a key of its own.
+PUBLIC = re.compile(r"/(health|ready|favicon\.ico|page/[a-z.]+|admin/.*)?")
 EXPOSED = ("x-request-id", "retry-after")
 
 

@@ -21,6 +21,7 @@ from slipstream.errors import OverloadedError, PromptTooLongError, SlipstreamErr
 CODES = {
     400: "invalid_request",
     401: "invalid_api_key",
+    403: "forbidden",
     404: "not_found",
     405: "method_not_allowed",
     408: "body_timeout",
@@ -55,6 +56,13 @@ class Unauthorized(HTTPException):
 
     def __init__(self, message: str) -> None:
         super().__init__(401, message, {"WWW-Authenticate": "Bearer"})
+
+
+class Forbidden(HTTPException):
+    """What nobody may do here."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(403, message)
 
 
 @dataclass(frozen=True)

@@ -29,10 +29,11 @@ VERSION = "1"  # where none is said
 
 
 class Users:
-    """How many use something, and when nobody does."""
+    """How many use something, and when nobody does; who uses a part uses the `whole`, too."""
 
-    def __init__(self) -> None:
+    def __init__(self, whole: "Users | None" = None) -> None:
         self.count = 0
+        self._whole = whole
         self._nobody = asyncio.Event()
         self._nobody.set()
 
@@ -40,12 +41,16 @@ class Users:
         """One more."""
         self.count += 1
         self._nobody.clear()
+        if self._whole is not None:
+            self._whole.enter()
 
     def leave(self) -> None:
         """One fewer."""
         self.count -= 1
         if not self.count:
             self._nobody.set()
+        if self._whole is not None:
+            self._whole.leave()
 
     async def gone(self) -> None:
         """Waits until nobody uses it."""
@@ -54,15 +59,15 @@ class Users:
 
 @dataclass(frozen=True)
 class Adapter:
-    """A LoRA adapter of a base model, under a name of its own; `content` is a hash of its files."""
+    """A LoRA adapter of a base model, under a name of its own.
+
+    slot     what the engine calls it
+    content  a hash of its files
+    """
 
     name: str
+    slot: str
     content: str
-
-    @property
-    def slot(self) -> str:
-        """What the engine calls it: loaded again with other content, it is another one."""
-        return f"{self.name}#{self.content[:16]}"
 
 
 @dataclass(eq=False)
@@ -104,13 +109,13 @@ class Served:
 
     @property
     def label(self) -> str:
-        """``name:version``, which asks for exactly this one."""
-        return f"{self.name}:{self.version}"
+        """``name:version``, which asks for exactly this one; an adapter has no versions."""
+        return self.name if self.adapter else f"{self.name}:{self.version}"
 
     def with_adapter(self, adapter: Adapter) -> "Served":
         """The same engine under the adapter's name, every request running with the adapter."""
         view = copy.copy(self)
-        view.name, view.adapter = adapter.name, adapter
+        view.name, view.adapter, view.users = adapter.name, adapter, Users(self.users)
         return view
 
     @contextmanager
@@ -131,7 +136,7 @@ class Served:
     async def requests(
         self, prompts: Sequence[Prompt], params: SamplingParams, caller: Caller
     ) -> list[Request]:
-        """`params.n` requests for each prompt, in a row; made on a worker thread: prompts are long."""
+        """`params.n` requests for each prompt, in a row; on a worker thread: prompts may be long."""
         return await asyncio.to_thread(self._requests, prompts, params, caller)
 
     def _requests(

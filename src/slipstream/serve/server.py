@@ -8,11 +8,13 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 
+from slipstream.serve.admin_key import AdminKey
 from slipstream.serve.admission import AdmissionLimits
 from slipstream.serve.catalog import Catalog
 from slipstream.serve.keys import KeyRing
 from slipstream.serve.metrics import ServerMetrics
 from slipstream.serve.refusal import refusal_of
+from slipstream.serve.response_cache_metrics import CacheCollector
 from slipstream.serve.tracing import Tracer
 from slipstream.serve.traffic import Traffic
 
@@ -29,6 +31,7 @@ class Server:
         cors_origins: Sequence[str] = (),
         tracer: Tracer | None = None,
         state_folder: Path | None = None,
+        admin_key: AdminKey | None = None,
     ) -> None:
         self.catalog = catalog
         self.limits = limits
@@ -36,8 +39,11 @@ class Server:
         self.cors_origins = cors_origins
         self.tracer = tracer or Tracer()
         self.state_folder = state_folder  # what is to outlive the process; None: nothing
+        self.admin_key = admin_key
         self.traffic = Traffic()
         self.metrics = ServerMetrics(self.traffic)
+        if catalog.cache is not None:
+            self.metrics.registry.register(CacheCollector(catalog.cache))
 
     @property
     def ready(self) -> bool:
