@@ -7,10 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from slipstream.engine.exact import inverse_of, log_of, weights
 from slipstream.engine.noise import Noise
 from slipstream.engine.request import SamplingParams
 from slipstream.engine.sampler import logprob, sample
-from slipstream.errors import NumericError
+from slipstream.errors import NumericError, RequestError
 
 
 def logits_of(*probabilities):
@@ -21,22 +22,36 @@ def draws(logits, params, count=400):
     return [sample(logits, params, seed, 0) for seed in range(count)]
 
 
+def reaching(ids, weight, p):
+    """The first of `ids` whose weights reach p of their total."""
+    total, reached, first = sum(weight[ids]), 0.0, []
+    for i in ids:
+        first.append(i)
+        reached += weight[i]
+        if reached >= p * total:
+            break
+    return first
+
+
 def obvious(logits, params, seed, index):
     """The slow, plain way to say what `sample` must return."""
     scores = (logits.astype(np.float64) - float(logits.max())) / params.temperature
     order = sorted(range(len(logits)), key=lambda i: (-logits[i], i))
     kept = order[: params.top_k] if params.top_k else order
+    weight = weights(logits, logits.max(), inverse_of(params.temperature))
     if params.top_p < 1:
-        weights = np.exp(scores.astype(np.float32)).astype(np.float64)
-        total, reached, shorter = weights[sorted(kept)].sum(), 0.0, []
-        for i in kept:
-            shorter.append(i)
-            reached += weights[i]
-            if reached >= params.top_p * total:
-                break
-        kept = shorter
+        kept = reaching(kept, weight, params.top_p)
     if params.min_p:
-        kept = [i for i in kept if scores[i] >= math.log(params.min_p)]
+        kept = [i for i in kept if scores[i] >= log_of(params.min_p)]
+    if params.typical_p < 1:
+        kept = [i for i in sorted(kept) if weight[i] > 0]
+        total = sum(weight[kept])
+        surprise = {i: -log_of(weight[i] / total) for i in kept}
+        expected = 0.0
+        for i in kept:
+            expected += weight[i] / total * surprise[i]
+        kept.sort(key=lambda i: (abs(surprise[i] - expected), i))
+        kept = reaching(kept, weight, params.typical_p)
     noise = Noise(seed, index).of(np.arange(len(logits)))
     return min(kept, key=lambda i: (-(scores[i] + noise[i]), i))
 
@@ -60,7 +75,7 @@ def test_top_k_keeps_k_and_breaks_ties_by_id():
 
 def test_top_p_keeps_the_fewest_that_reach_p():
     logits = logits_of(0.5, 0.3, 0.15, 0.05)
-    assert set(draws(logits, SamplingParams(temperature=1, top_p=0.5))) == {0}
+    assert set(draws(logits, SamplingParams(temperature=1, top_p=0.49))) == {0}
     assert set(draws(logits, SamplingParams(temperature=1, top_p=0.7))) == {0, 1}
     assert set(draws(logits, SamplingParams(temperature=1, top_p=0.9))) == {0, 1, 2}
 
@@ -73,6 +88,12 @@ def test_top_p_counts_what_top_k_left():
 def test_min_p_is_relative_to_the_most_likely():
     params = SamplingParams(temperature=1, min_p=0.25)
     assert set(draws(logits_of(0.6, 0.2, 0.14, 0.06), params)) == {0, 1}
+
+
+def test_typical_p_prefers_the_usual_surprise_to_the_likeliest():
+    logits = logits_of(*[0.3, *[0.07] * 10])  # entropy 2.22: 0.07 surprises by 2.66, 0.3 by 1.2
+    drawn = set(draws(logits, SamplingParams(temperature=1, typical_p=0.6)))
+    assert 0 not in drawn and len(drawn) == 9
 
 
 def test_frequencies_follow_the_probabilities():
@@ -101,6 +122,7 @@ params_of = st.builds(
     top_k=st.integers(0, 40),
     top_p=st.floats(0.05, 1),
     min_p=st.sampled_from([0.0, 0.01, 0.2]),
+    typical_p=st.sampled_from([1.0, 0.9, 0.3]),
 )
 
 
@@ -116,6 +138,11 @@ def test_masked_ids_are_never_drawn():
     logits = np.full(1000, -np.inf, np.float32)
     logits[[3, 77]] = 0
     assert set(draws(logits, SamplingParams(temperature=1), 50)) == {3, 77}
+
+
+def test_where_all_is_forbidden_the_request_is_refused():
+    with pytest.raises(RequestError, match="contradict"):
+        sample(np.full(100, -np.inf, np.float32), SamplingParams(), 0, 0)
 
 
 def test_logprobs_are_those_of_the_plain_distribution():

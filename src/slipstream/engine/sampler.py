@@ -1,9 +1,11 @@
 """Draws tokens from logits. Token i of an answer depends on its logits and on (seed, i) only.
 
-A drawn token is the arg-max of logits / T + Gumbel noise over the candidates that top-k, top-p and
-min-p keep; the noise is counter-based (`noise.py`). So the same request draws the same tokens in
-any batch, and a draft token can be verified by drawing again. One row at a time, always the same
-operations in the same order.
+A drawn token is the arg-max of logits / T + Gumbel noise over the candidates that top-k, top-p,
+min-p and typical-p keep; the noise is counter-based (`noise.py`). So the same request draws the
+same tokens in any batch, and a draft token can be verified by drawing again.
+
+This is the reference, one row at a time. `sampler_native.py` draws the same tokens faster; which
+of them runs can never be seen in an answer, since the arithmetic has one set of bits (`exact.py`).
 
 Legend: V vocabulary; C candidates that are kept; a score is (logit - highest logit) / T, ≤ 0.
 """
@@ -13,16 +15,17 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from slipstream.engine.exact import WEIGHT_ONE, inverse_of, log, log_of, weights
 from slipstream.engine.noise import BLOCK, Noise
 from slipstream.engine.request import SamplingParams
-from slipstream.errors import NumericError
+from slipstream.errors import NumericError, RequestError
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
 Ids = NDArray[np.int64]
 
 PROMISING = 4  # blocks looked at first in a draw from everything
-TOP_P_CUTS = (-4.0, -8.0, -16.0)  # scores above which candidates are looked at before all are
+MIN_P_LOWEST = 1e-300  # its logarithm is below every score that matters
 
 
 @dataclass(frozen=True)
@@ -35,29 +38,58 @@ class TokenLogprob:
 
 
 def sample(logits: Floats, params: SamplingParams, seed: int, index: int) -> int:
-    """Token `index` of an answer, from float32 [V] logits. NumericError if they are not finite."""
+    """Token `index` of an answer, from float32 [V] logits.
+
+    NumericError if they are not finite; those of forbidden tokens may be -inf. RequestError if all
+    are forbidden.
+    """
     best = int(logits.argmax())
-    if not np.isfinite(logits[best]):
-        raise NumericError("the model's logits are not finite; its weights may be damaged")
+    check_highest(float(logits[best]))
     if params.temperature == 0 or params.top_k == 1:
         return best
     noise = Noise(seed, index)
-    if params.top_k == 0 and params.top_p == 1 and params.min_p == 0:
+    if not filters(params):
         return _race(logits, best, params.temperature, noise)
     ids = _kept(logits, best, params)
     scores = _scores(logits[ids], logits[best], params.temperature)
     return _winner(ids, scores + noise.of(ids))
 
 
+def check_highest(highest: float) -> None:
+    """Refuses to draw where the highest logit (NaN if any is) shows that it cannot be done."""
+    if highest == -np.inf:
+        raise RequestError("no token is left: the answer's constraints contradict each other")
+    if not np.isfinite(highest):
+        raise NumericError("the model's logits are not finite; its weights may be damaged")
+
+
+def filters(params: SamplingParams) -> bool:
+    """Whether not all tokens are candidates."""
+    ratios = (params.top_p, params.typical_p)
+    return params.top_k > 0 or min(ratios) < 1 or params.min_p > 0
+
+
 def logprob(logits: Floats, token: int, top: int) -> TokenLogprob:
     """The log-probability of `token`, and of the `top` most likely ones; logits float32 [V]."""
-    values = logits.astype(np.float64)
-    highest = values.max()
-    total = highest + np.log(np.exp(values - highest).sum())
-    ids = _top_k(logits, top) if top else np.empty(0, np.int64)
-    order = ids[np.lexsort((ids, -logits[ids]))]
-    rivals = tuple((int(i), float(values[i] - total)) for i in order)
-    return TokenLogprob(token, float(values[token] - total), rivals)
+    highest = logits.max()
+    log_total = log_of(float(weights(logits, highest, np.float32(1)).sum()) / WEIGHT_ONE)
+    return logprob_entry(logits, token, top_ids(logits, top), float(highest), log_total)
+
+
+def top_ids(logits: Floats, k: int) -> Ids:
+    """The ids of the k highest logits, the highest first; among equals the lowest id first."""
+    if k == 0:
+        return np.empty(0, np.int64)
+    ids = _top_k(logits, k)
+    return ids[np.lexsort((ids, -logits[ids]))]
+
+
+def logprob_entry(
+    logits: Floats, token: int, rivals: Ids, highest: float, log_total: float
+) -> TokenLogprob:
+    """From the logarithm of the sum of all e^(logit - highest)."""
+    of = {int(i): float(logits[i]) - highest - log_total for i in (token, *rivals)}
+    return TokenLogprob(token, of[token], tuple((int(i), of[int(i)]) for i in rivals))
 
 
 def _scores(logits: Floats, highest: np.float32, temperature: float) -> Doubles:
@@ -67,13 +99,14 @@ def _scores(logits: Floats, highest: np.float32, temperature: float) -> Doubles:
 
 def _kept(logits: Floats, best: int, params: SamplingParams) -> Ids:
     """The ids that the filters leave, each filter seeing what the one before left."""
-    ids = _top_k(logits, params.top_k)
+    ids, inverse = _top_k(logits, params.top_k), inverse_of(params.temperature)
     if params.top_p < 1:
-        scores = _scores(logits[ids], logits[best], params.temperature)
-        ids = ids[_top_p(scores.astype(np.float32), params.top_p)]
+        ids = _top_p(ids, logits[ids], weights(logits[ids], logits[best], inverse), params.top_p)
     if params.min_p > 0:
         scores = _scores(logits[ids], logits[best], params.temperature)
-        ids = ids[scores >= np.log(params.min_p)]
+        ids = ids[scores >= log_of(max(params.min_p, MIN_P_LOWEST))]
+    if params.typical_p < 1:
+        ids = _typical(ids, weights(logits[ids], logits[best], inverse), params.typical_p)
     return ids
 
 
@@ -87,23 +120,29 @@ def _top_k(logits: Floats, k: int) -> Ids:
     return np.sort(np.concatenate([above, equal]))
 
 
-def _top_p(scores: Floats, p: float) -> Ids:
-    """Indices of the fewest candidates whose probabilities reach p of the total, likeliest first.
+def _top_p(ids: Ids, logits: Floats, weight: Doubles, p: float) -> Ids:
+    """The fewest of `ids` (ascending) whose weights reach p of their total, likeliest first."""
+    order = np.argsort(-logits, kind="stable")
+    return ids[order[: _count_reaching(weight[order], p)]]
 
-    Sorting everything would dominate the step. The highest are tried first and more only if they
-    do not suffice: the same indices either way.
+
+def _typical(ids: Ids, weight: Doubles, p: float) -> Ids:
+    """The fewest that reach p, those first whose surprise is nearest to the expected one.
+
+    Meister et al., 2022, "Locally Typical Sampling".
     """
-    weights = np.exp(scores)
-    wanted = p * weights.sum(dtype=np.float64)
-    for cut in (*TOP_P_CUTS, -np.inf):
-        some = np.flatnonzero(scores >= cut)
-        if cut == -np.inf or weights[some].sum(dtype=np.float64) > wanted:
-            break
-    order = some[np.argsort(-scores[some], kind="stable")]
-    reached = np.cumsum(weights[order], dtype=np.float64)
-    count = int(np.searchsorted(reached, wanted)) + 1
-    kept: Ids = order[:count]
-    return kept
+    ids, weight = ids[weight > 0], weight[weight > 0]
+    probabilities = weight / weight.sum()
+    surprise = -log(probabilities)
+    expected = (probabilities * surprise).cumsum()[-1]  # a sum in one order
+    order = np.lexsort((ids, np.abs(surprise - expected)))
+    return ids[order[: _count_reaching(weight[order], p)]]
+
+
+def _count_reaching(weight: Doubles, p: float) -> int:
+    """How many of the first weights reach p of their total."""
+    reached = weight.cumsum()  # exact, whatever the order
+    return int(np.searchsorted(reached, p * reached[-1])) + 1
 
 
 def _race(logits: Floats, best: int, temperature: float, noise: Noise) -> int:
