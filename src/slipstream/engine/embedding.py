@@ -5,6 +5,7 @@ pages of its own, apart from the requests under way, several short ones in one s
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -19,17 +20,26 @@ Pooling = Literal["mean", "last"]
 Floats = NDArray[np.float32]
 
 
-def embed(
-    program: Program, prompts: Sequence[Sequence[int]], pooling: Pooling, rows_most: int
-) -> list[Floats]:
-    """float32 [D] of each prompt; steps of at most `rows_most` rows. Refused: another pooling."""
+@dataclass(frozen=True)
+class States:
+    """What computes the states: a program in steps of at most `rows_most` rows, and the slot of
+    an adapter (-1: none).
+    """
+
+    program: Program
+    rows_most: int
+    adapter_slot: int = -1
+
+
+def embed(states: States, prompts: Sequence[Sequence[int]], pooling: Pooling) -> list[Floats]:
+    """float32 [D] of each prompt. Refused: another pooling."""
     if pooling not in ("mean", "last"):
         raise RequestError(f"pooling must be 'mean' or 'last', not {pooling!r}")
-    head = head_of(program)
+    head = head_of(states.program)
     return [
         vector
-        for together in _packed(prompts, rows_most)
-        for vector in _embed_together(program, together, pooling, head, rows_most)
+        for together in _packed(prompts, states.rows_most)
+        for vector in _embed_together(states, together, pooling, head)
     ]
 
 
@@ -54,27 +64,24 @@ def _packed(prompts: Sequence[Sequence[int]], rows_most: int) -> Iterator[list[S
 
 
 def _embed_together(
-    program: Program,
-    prompts: Sequence[Sequence[int]],
-    pooling: Pooling,
-    head: str,
-    rows_most: int,
+    states: States, prompts: Sequence[Sequence[int]], pooling: Pooling, head: str
 ) -> Iterator[Floats]:
-    kv = program.new_kv(sum(pages_for(len(prompt)) for prompt in prompts))
+    rows_most = states.rows_most
+    kv = states.program.new_kv(sum(pages_for(len(prompt)) for prompt in prompts))
     if len(prompts) > 1 or len(prompts[0]) <= rows_most:
-        states = _states(program, kv, prompts, [0] * len(prompts), head)
+        computed = _computed(states, kv, prompts, [0] * len(prompts), head)
         ends = np.cumsum([len(prompt) for prompt in prompts])
-        for rows in np.split(states, ends[:-1]):
+        for rows in np.split(computed, ends[:-1]):
             yield rows[-1] if pooling == "last" else _mean([rows])
         return
     prompt = prompts[0]
     starts = range(0, len(prompt), rows_most)
-    parts = [_states(program, kv, [prompt[s : s + rows_most]], [s], head) for s in starts]
+    parts = [_computed(states, kv, [prompt[s : s + rows_most]], [s], head) for s in starts]
     yield parts[-1][-1] if pooling == "last" else _mean(parts)
 
 
-def _states(
-    program: Program, kv: KV, pieces: Sequence[Sequence[int]], starts: Sequence[int], head: str
+def _computed(
+    states: States, kv: KV, pieces: Sequence[Sequence[int]], starts: Sequence[int], head: str
 ) -> Floats:
     """float32 [R, D] of all rows of the pieces, each from its position on, on pages in order."""
     ends = [start + len(piece) for start, piece in zip(starts, pieces, strict=True)]
@@ -90,8 +97,9 @@ def _states(
         lengths=np.array(starts, np.int32),
         pages=pages,
         logit_rows=np.arange(len(ids), dtype=np.int32),
+        adapters=np.full(len(starts), states.adapter_slot, np.int32),
     )
-    return program.capture(batch, kv, (head,))[head]
+    return states.program.capture(batch, kv, (head,))[head]
 
 
 def _mean(parts: Sequence[Floats]) -> Floats:

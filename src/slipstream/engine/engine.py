@@ -7,6 +7,7 @@ that streams may be read by several threads; `service.Service` gives servers a t
 >>> engine.generate(["Once upon a time"], SamplingParams(max_tokens=32))[0].text
 """
 
+import os
 import secrets
 import time
 from collections import deque
@@ -19,7 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slipstream.backends.batch import Program
+from slipstream.checkpoint.peft import Adapter
 from slipstream.engine import embedding, offline
+from slipstream.engine.adapters import Adapters, LoadedAdapter
 from slipstream.engine.answer import Answer, Completion, Delta
 from slipstream.engine.batching import Work, work_of
 from slipstream.engine.codec import Message, TextCodec
@@ -63,7 +66,7 @@ class Engine:
         )
         self.vocabulary = min(program.graph.vocabulary, tokenizer.vocabulary_size)
         self.kv = program.new_kv(settings.page_count)
-        self.adapter_slots: dict[str, int] = {}  # the program's slot of each adapter by name
+        self.adapters = Adapters(program)
         self.intake = Intake(
             tokenizer, self.vocabulary, settings.context, clock=clock, fresh_seed=fresh_seed
         )
@@ -121,13 +124,41 @@ class Engine:
         return self.tokenizer.encode(text, special=False)
 
     def embed(
-        self, prompts: str | Sequence[Prompt], pooling: Literal["mean", "last"] = "mean"
+        self,
+        prompts: str | Sequence[Prompt],
+        pooling: Literal["mean", "last"] = "mean",
+        *,
+        adapter: str | None = None,
     ) -> list[NDArray[np.float32]]:
         """Each prompt's float32 [D]: the states before the head, pooled; their length is kept."""
         listed: Sequence[Prompt] = [prompts] if isinstance(prompts, str) else prompts
         ids = [self.intake.prompt_ids(prompt) for prompt in listed]
         with self._lock:
-            return embedding.embed(self.program, ids, pooling, self.settings.limits.token_budget)
+            slot = -1 if adapter is None else self.adapters.named(adapter).slot
+            program = embedding.States(self.program, self.settings.limits.token_budget, slot)
+            return embedding.embed(program, ids, pooling)
+
+    # Adapters.
+
+    def load_adapter(self, name: str, source: str | os.PathLike[str] | Adapter) -> LoadedAdapter:
+        """Loads a LoRA adapter in PEFT's format (a folder, or one read before), for requests that
+        name it. Refused: a name that is taken, too many, and what `Adapters.load` says.
+        """
+        with self._lock:
+            loaded, replaces = self.adapters.load(name, source)
+            if replaces:
+                self.forget_prefixes()
+            return loaded
+
+    def unload_adapter(self, name: str) -> None:
+        """Frees an adapter. RequestError while a request under way runs with it."""
+        with self._lock:
+            sequences = self.scheduler.sequences.values()
+            self.adapters.unload(name, sum(s.request.adapter == name for s in sequences))
+
+    def adapter_key(self, name: str) -> str:
+        """What the values computed with an adapter depend on: its name and its files' hash."""
+        return f"{name}@{self.adapters.named(name).content_hash}"
 
     # Requests, one by one: what the service uses.
 
@@ -166,6 +197,8 @@ class Engine:
     def submit(self, request: Request, mail: deque[Delta] | None = None) -> None:
         """Queues a request made by `request`; the coming steps answer it, into `mail` too."""
         with self._lock:
+            if request.adapter is not None:
+                self.adapters.named(request.adapter)
             now = self._clock()
             self._answers[request.id] = Answer(request, self.tokenizer, now)
             self.scheduler.add(request, now)
@@ -240,7 +273,7 @@ class Engine:
         for source, copy in self.scheduler.begin(plan, now):
             self.kv.copy_page(source, copy)
         self._count(plan, now)
-        work = work_of(plan, self.scheduler.sequences, self.adapter_slots)
+        work = work_of(plan, self.scheduler.sequences, self.adapters.slots)
         logits = self.program.step(work.batch, self.kv)[:, : self.vocabulary]
         self._score_prompts(work, logits)
         drawn = self._sample(work, logits)
