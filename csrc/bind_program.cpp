@@ -97,7 +97,8 @@ void step_captured(Program& program, const AnyArray& ids, const AnyArray& row_st
 void bind_program(nb::module_& module) {
   nb::class_<KV>(module, "KV")
       .def_prop_ro("page_count", &KV::page_count)
-      .def_prop_ro("size_bytes", &KV::size_bytes);
+      .def_prop_ro("size_bytes", &KV::size_bytes)
+      .def("copy_page", &KV::copy_page);
   nb::class_<Program> program(module, "Program");
   program.def_prop_ro("threads", &Program::threads)
       .def_prop_ro("vocabulary", &Program::vocabulary)

@@ -22,7 +22,7 @@ void check_rows(const Batch& batch, int vocabulary) {
   }
 }
 
-void check_sequence(const Batch& batch, int sequence, int page_count) {
+void check_sequence(const Batch& batch, int sequence, const BatchLimits& limits) {
   const std::int32_t begin = batch.row_starts[sequence];
   const std::int32_t end = batch.row_starts[sequence + 1];
   require(begin >= 0 && begin < end && end <= batch.rows,
@@ -34,9 +34,12 @@ void check_sequence(const Batch& batch, int sequence, int page_count) {
   const std::int64_t needed = (positions + kPageSize - 1) / kPageSize;
   require(needed <= batch.page_stride, "a sequence has fewer pages than its positions need");
   const std::int32_t* pages = batch.pages_of(sequence);
-  for (std::int64_t i = 0; i < needed; ++i) {
-    if (pages[i] < 0 || pages[i] >= page_count) {
-      throw std::invalid_argument("page numbers must be in 0…" + std::to_string(page_count - 1));
+  const bool all_seen = limits.window == 0 || length < limits.window;
+  const int first_seen = all_seen ? 0 : length - limits.window + 1;
+  for (std::int64_t i = first_seen / kPageSize; i < needed; ++i) {
+    if (pages[i] < 0 || pages[i] >= limits.page_count) {
+      throw std::invalid_argument("page numbers must be in 0…" +
+                                  std::to_string(limits.page_count - 1));
     }
   }
 }
@@ -54,10 +57,10 @@ void RowPlaces::fill(const Batch& batch) {
   }
 }
 
-void check_batch(const Batch& batch, int vocabulary, int page_count) {
+void check_batch(const Batch& batch, const BatchLimits& limits) {
   require(batch.rows >= 1 && batch.sequences >= 1, "a batch needs at least one row");
-  check_rows(batch, vocabulary);
-  for (int s = 0; s < batch.sequences; ++s) check_sequence(batch, s, page_count);
+  check_rows(batch, limits.vocabulary);
+  for (int s = 0; s < batch.sequences; ++s) check_sequence(batch, s, limits);
   for (int i = 0; i < batch.logit_count; ++i) {
     const std::int32_t before = i == 0 ? -1 : batch.logit_rows[i - 1];
     require(batch.logit_rows[i] > before && batch.logit_rows[i] < batch.rows,

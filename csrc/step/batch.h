@@ -35,7 +35,15 @@ struct RowPlaces {
   void fill(const Batch& batch);
 };
 
+// What a batch is held against.
+struct BatchLimits {
+  int vocabulary;
+  int page_count;
+  int window;  // positions that a row sees in every attention; 0: all before it in some
+};
+
 // std::invalid_argument unless the batch is consistent and within the vocabulary and the pages.
-void check_batch(const Batch& batch, int vocabulary, int page_count);
+// Pages that no row of the batch sees may have any number.
+void check_batch(const Batch& batch, const BatchLimits& limits);
 
 }  // namespace slipstream

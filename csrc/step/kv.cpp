@@ -1,6 +1,8 @@
 #include "step/kv.h"
 
+#include <cstring>
 #include <stdexcept>
+#include <string>
 
 namespace slipstream {
 
@@ -34,6 +36,15 @@ std::byte* KV::keys(int layer, int page) {
 
 std::byte* KV::values(int layer, int page) {
   return keys(layer, page) + (offsets_[layer + 1] - offsets_[layer]) / 2;
+}
+
+void KV::copy_page(int source, int target) {
+  const auto known = [&](int page) { return page >= 0 && page < page_count_; };
+  if (!known(source) || !known(target)) {
+    throw std::invalid_argument("page numbers must be in 0…" + std::to_string(page_count_ - 1));
+  }
+  if (source == target) return;
+  std::memcpy(keys(0, target), keys(0, source), page_bytes_);
 }
 
 }  // namespace slipstream

@@ -42,6 +42,9 @@ class KV {
   std::byte* keys(int layer, int page);
   std::byte* values(int layer, int page);
 
+  // Makes `target` hold what `source` holds, in every layer. std::invalid_argument out of range.
+  void copy_page(int source, int target);
+
  private:
   std::vector<KVLayer> layers_;
   std::vector<std::size_t> offsets_;  // [layers + 1] where a layer's keys begin in a page

@@ -1,5 +1,6 @@
 #include "step/program.h"
 
+#include <algorithm>
 #include <chrono>
 #include <cstring>
 #include <stdexcept>
@@ -19,6 +20,16 @@ void run_share(const RowOperation& operation, const Step& step, int thread) {
   const auto begin = static_cast<int>(rows * thread / threads);
   const auto end = static_cast<int>(rows * (thread + 1) / threads);
   if (begin < end) operation.work(step, begin, end);
+}
+
+// The positions that a row sees in every attention; 0 if it sees all before it in some.
+int window_of(const std::vector<std::shared_ptr<AttentionPlan>>& plans) {
+  int widest = 0;
+  for (const auto& plan : plans) {
+    if (plan->heads().window == 0) return 0;
+    widest = std::max(widest, plan->heads().window);
+  }
+  return widest;
 }
 
 void copy_rows(const Step& step, int value, float* out) {
@@ -57,7 +68,9 @@ std::size_t Weights::size_bytes() const {
 }
 
 Program::Program(ProgramParts parts)
-    : parts_(std::move(parts)), buffers_(plan_buffers(parts_.values)) {}
+    : parts_(std::move(parts)),
+      window_(window_of(parts_.attention_plans)),
+      buffers_(plan_buffers(parts_.values)) {}
 
 int Program::vocabulary() const { return parts_.values[parts_.output].width; }
 
@@ -65,7 +78,7 @@ Step Program::begin(const Batch& batch, KV& kv, float* logits) {
   if (!kv.fits(parts_.kv_layers, parts_.kv_type)) {
     throw std::invalid_argument("this KV was made for another program: use its own new_kv");
   }
-  check_batch(batch, parts_.limits.vocabulary, kv.page_count());
+  check_batch(batch, {parts_.limits.vocabulary, kv.page_count(), window_});
   places_.fill(batch);
   for (int position : places_.position) {
     if (position >= parts_.limits.positions) {

@@ -83,6 +83,7 @@ class Program {
   Step begin(const Batch& batch, KV& kv, float* logits);
 
   ProgramParts parts_;
+  int window_;  // see BatchLimits
   Buffers buffers_;
   RowPlaces places_;
   std::mutex mutex_;

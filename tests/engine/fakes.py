@@ -15,8 +15,9 @@ from slipstream.backends.batch import PAGE_SIZE, Batch
 from slipstream.engine.engine import Engine
 from slipstream.engine.options import Settings
 from slipstream.engine.pages import pages_for
-from slipstream.engine.scheduler import Limits
-from slipstream.graph.graph import Graph
+from slipstream.engine.scheduler import Batching, Limits
+from slipstream.graph import ops
+from slipstream.graph.graph import Graph, Node
 
 Answerer = Callable[[list[int]], NDArray[np.float32]]  # all ids so far → logits [V]
 
@@ -41,12 +42,15 @@ class FakeProgram:
     vocabulary: int = 16
     answer: Answerer | None = None
     context: int = 4096
+    window: int | None = None  # ids further back are neither seen nor read
     steps: int = 0
     rows: list[int] = field(default_factory=list)  # of each step
 
     @property
     def graph(self) -> Graph:
-        return Graph("fake", (), 1, self.vocabulary, self.context)
+        attention = ops.Attention(0, 1, 1, 1, 1.0, self.window)
+        nodes = (Node("attention", attention, ("q", "k", "v"), ("out",)),)
+        return Graph("fake", nodes, 1, self.vocabulary, self.context)
 
     def new_kv(self, page_count: int) -> FakeKV:
         return FakeKV(page_count)
@@ -65,19 +69,27 @@ class FakeProgram:
                 position = int(batch.lengths[sequence] + row - start)
                 kv.ids[pages[position // PAGE_SIZE], position % PAGE_SIZE] = batch.ids[row]
                 if row in wanted:
-                    known = kv.ids[pages[: pages_for(position + 1)]].reshape(-1)[: position + 1]
-                    logits.append((self.answer or self.hashed)(known.tolist()))
+                    known = self._seen(kv, pages, position)
+                    logits.append((self.answer or self.hashed)(known))
         return np.array(logits, np.float32).reshape(len(logits), self.vocabulary)
+
+    def _seen(self, kv: FakeKV, pages: NDArray[np.int32], position: int) -> list[int]:
+        first = 0 if self.window is None else max(0, position - self.window + 1)
+        start = first // PAGE_SIZE
+        used = pages[start : pages_for(position + 1)]
+        assert (used >= 0).all(), "a page that is seen is gone"
+        return kv.ids[used].reshape(-1)[first - start * PAGE_SIZE :][: position + 1 - first].tolist()
 
     def _check_writes(self, batch: Batch) -> None:
         """No two sequences write to one page, and nobody reads what another one writes."""
         ends = batch.lengths + np.diff(batch.row_starts)
         writers: dict[int, int] = {}
         for sequence, (start, end) in enumerate(zip(batch.lengths, ends, strict=True)):
-            for page in batch.pages[sequence][start // PAGE_SIZE : pages_for(int(end))].tolist():
+            written = batch.pages[sequence][start // PAGE_SIZE : pages_for(int(end))].tolist()
+            for page in written:
                 assert writers.setdefault(page, sequence) == sequence, "two write to one page"
         for sequence, pages in enumerate(batch.pages.tolist()):
-            for page in pages:
+            for page in (page for page in pages if page >= 0):
                 assert writers.get(page, sequence) == sequence, "reads what another one writes"
 
     def capture(self, batch: Batch, kv: FakeKV, weights: tuple[str, ...]) -> dict[str, Any]:
@@ -136,17 +148,21 @@ def fake_engine(
     token_budget: int = 32,
     context: int = 1024,
     page_count: int | None = None,
+    batching: Batching = "continuous",
+    max_wait_s: float = 0.0,
+    prefix_cache: bool = True,
     **more: Any,
 ) -> Engine:
     program = program or FakeProgram()
     settings = Settings(
         backend="reference",
-        limits=Limits(max_batch, token_budget),
+        limits=Limits(max_batch, token_budget, batching, max_wait_s, program.window),
         context=context,
         page_count=page_count or pages_for(context) * max_batch,
         kv_dtype="float32",
         activations="auto",
         threads=None,
+        prefix_cache=prefix_cache,
     )
     tokenizer = more.pop("tokenizer", None) or ByteTokenizer()
     return Engine(program, tokenizer, settings, name="fake", **more)

@@ -28,7 +28,8 @@ class Batch:
     row_starts  int32 [S + 1] sequence s owns rows row_starts[s] … row_starts[s + 1] - 1
     lengths     int32 [S]     positions already in the cache before this step: the first row of
                               sequence s is at position lengths[s]
-    pages       int32 [S, P]  page numbers of each sequence in order; unused entries are -1
+    pages       int32 [S, P]  page numbers of each sequence in order; unused entries are -1, and
+                              so may be those that no attention's window reaches any more
     logit_rows  int32 [L]     rows whose logits are wanted, ascending; may be empty
     adapters    int32 [S]     the program's adapter slot of each sequence, -1 for none; None: no
                               sequence has one
@@ -60,7 +61,10 @@ class Batch:
         needed = -(-ends // PAGE_SIZE)
         if (needed > self.pages.shape[1]).any():
             raise ValueError("a sequence has fewer pages than its positions need")
-        used = np.arange(self.pages.shape[1])[None, :] < needed[:, None]
+        window = graph.window
+        seen = 0 if window is None else np.maximum(self.lengths - window + 1, 0) // PAGE_SIZE
+        columns = np.arange(self.pages.shape[1])[None, :]
+        used = (columns < needed[:, None]) & (columns >= np.reshape(seen, (-1, 1)))
         if used.any() and not (self.pages[used].min() >= 0 and self.pages[used].max() < page_count):
             raise ValueError(f"page numbers must be in 0…{page_count - 1}")
         rows = self.logit_rows

@@ -75,9 +75,7 @@ def resolve(options: EngineOptions, graph: Graph, machine: Machine) -> Settings:
     _check(options, graph)
     context = options.context or graph.context
     budget = options.token_budget or max(TOKEN_BUDGET, options.max_batch)
-    limits = Limits(
-        options.max_batch, budget, options.batching, options.max_wait_s, window_of(graph)
-    )
+    limits = Limits(options.max_batch, budget, options.batching, options.max_wait_s, graph.window)
     page_bytes = kv_bytes_per_position(graph, options.kv_dtype) * PAGE_SIZE
     memory = options.kv_memory_bytes or int(machine.memory_bytes * KV_MEMORY_SHARE)
     page_count = min(_pages_wanted(options, limits, context), memory // max(page_bytes, 1))
@@ -107,13 +105,6 @@ def _pages_wanted(options: EngineOptions, limits: Limits, context: int) -> int:
         return limits.pages_most(context) * options.max_batch
     others = limits.pages_most(min(context, POSITIONS_TYPICAL)) * (options.max_batch - 1)
     return limits.pages_most(context) + others
-
-
-def window_of(graph: Graph) -> int | None:
-    """The positions that a token sees, if every attention layer has a window; else None."""
-    windows = [layer.window for layer in graph.attentions]
-    bounded = [window for window in windows if window is not None]
-    return max(bounded) if bounded and len(bounded) == len(windows) else None
 
 
 def kv_bytes_per_position(graph: Graph, kv_dtype: KVType) -> int:

@@ -42,6 +42,13 @@ class Graph:
         """The attention operations in order; the index of each is its `layer`."""
         return tuple(node.op for node in self.nodes if isinstance(node.op, ops.Attention))
 
+    @property
+    def window(self) -> int | None:
+        """The positions that a row sees in every attention; None: some see all before it."""
+        windows = [attention.window for attention in self.attentions]
+        bounded = [window for window in windows if window is not None]
+        return max(bounded) if bounded and len(bounded) == len(windows) else None
+
     def node(self, name: str) -> Node:
         """The node called `name`; KeyError if there is none."""
         for node in self.nodes:
