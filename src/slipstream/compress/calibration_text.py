@@ -1,8 +1,8 @@
 """Documents to calibrate and measure on: a text, JSON lines, or chats through the model's template.
 
-    wiki.txt      as it is
-    docs.jsonl    one object a line, with "text" (or "content", "prompt")
-    chats.jsonl   one object a line, with "messages" (or "conversations"), rendered as a chat
+wiki.txt      as it is
+docs.jsonl    one object a line, with "text" (or "content", "prompt")
+chats.jsonl   one object a line, with "messages" (or "conversations"), rendered as a chat
 """
 
 import json

@@ -4,6 +4,7 @@ from typing import Any
 
 from slipstream.compress.passes.awq import Awq
 from slipstream.compress.passes.quantizers import Gptq, Hqq, Imatrix, Rtn
+from slipstream.compress.passes.rotate import Rotate
 from slipstream.compress.passes.smoothquant import SmoothQuant
 
 METHODS: dict[str, type[Any]] = {
@@ -13,5 +14,6 @@ METHODS: dict[str, type[Any]] = {
     "hqq": Hqq,
     "imatrix": Imatrix,
     "smoothquant": SmoothQuant,
+    "rotate": Rotate,
 }
 QUANTIZERS = ("rtn", "gptq", "awq", "hqq", "imatrix")
