@@ -39,6 +39,14 @@ class WeightsSource:
             self.writer.join()
 
 
+def packed_path(identity: str, names: Sequence[str]) -> Path | None:
+    """Where the packed form of these weights is, or would be; None where nothing is kept."""
+    cache = default_cache()
+    if cache is None:
+        return None
+    return cache.path(packed_key(identity, names, native_module().PACKED_LAYOUT))
+
+
 def load_weights(
     builder: Any, weights: Mapping[str, Tensor], names: Sequence[str], identity: str | None
 ) -> tuple[PackedWeights, WeightsSource]:

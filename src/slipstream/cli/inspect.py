@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from slipstream.cli.inspect_packed import Packed, packed_of
 from slipstream.cli.inspect_rows import Row, Weights, add, look_at, rows_of_kinds, rows_of_nodes
 from slipstream.graph.cost import StepShape, kv_token_bytes
 from slipstream.graph.graph import Graph
@@ -38,6 +39,7 @@ class Inspection:
     isa: str
     ceilings: Ceilings
     rows: tuple[Row, ...]
+    packed: Packed
 
     @property
     def total(self) -> Row:
@@ -76,7 +78,8 @@ def inspect(model: Model, step: StepShape, measure: bool, probe: bool = False) -
     found = ceilings(refresh=probe)
     rows = rows_of_nodes(graph, weights.sizes, step, found, measured_s)
     isa = forced_isa() or machine().isas[-1]
-    return Inspection(model, graph, weights, step, machine(), isa, found, tuple(rows))
+    packed = packed_of(model)
+    return Inspection(model, graph, weights, step, machine(), isa, found, tuple(rows), packed)
 
 
 # ---- JSON ----------------------------------------------------------------------------------------
@@ -93,6 +96,7 @@ def to_json(found: Inspection, shown: list[Row]) -> dict[str, Any]:
         "parameters": found.weights.parameters,
         "size_bytes": found.weights.size_bytes,
         "formats": [asdict(stored) for stored in found.weights.formats],
+        "packed": asdict(found.packed),
         "kv_bytes_per_token": kv_token_bytes(found.graph, found.step.kv_bytes),
         "machine": {**asdict(found.here), "fingerprint": found.here.fingerprint},
         "isa": found.isa,
@@ -143,6 +147,7 @@ def _facts(found: Inspection) -> Table:
     table.add_row("KV per token", f"{size(per_token)} (bfloat16)")
     table.add_row("machine", found.here.describe())
     table.add_row("kernels", found.isa)
+    table.add_row("packed weights", str(found.packed))
     return table
 
 
