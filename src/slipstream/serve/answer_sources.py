@@ -73,13 +73,13 @@ async def look_up(served: Served, requests: Sequence[Request], use: CacheUse) ->
     return list(await asyncio.gather(*map(look, requests)))
 
 
-def to_compute(served: Served, looked: Sequence[Looked]) -> list[Request]:
+def to_compute(served: Served, looked: Sequence[Looked], use: CacheUse) -> list[Request]:
     """The requests that the engine must answer now, equal ones once."""
     computed: dict[str | int, Request] = {}
     for one in looked:
         if one.key is None:
             computed[one.request.id] = one.request
-        elif one.kept is None and one.flight not in served.flights:
+        elif one.kept is None and not (use.read and one.flight in served.flights):
             computed.setdefault(one.flight, one.request)
     return list(computed.values())
 
@@ -93,7 +93,7 @@ def open_source(served: Served, one: Looked, use: CacheUse, computed: Sequence[R
     if one.kept is not None:
         _tell(served, use, "hit")
         return Replay(request, one.kept, one.arrived_s)
-    if one.flight in served.flights:
+    if all(request.id != other.id for other in computed):
         _tell(served, use, "shared")
         return served.flights.follow(one.flight, request)
     _tell(served, use, "miss")

@@ -68,7 +68,7 @@ async def deltas(
     """
     use = use or CacheUse()
     looked = await look_up(served, requests, use)
-    computed = to_compute(served, looked)
+    computed = to_compute(served, looked, use)
     paid = {request.id for request in computed}
     with ExitStack() as stack:
         stack.enter_context(served.admission.places(computed))

@@ -59,6 +59,7 @@ class ResponseCache:
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self._writing: dict[str, Sequence[Delta]] = {}
         self.stats = CacheStats()
 
     @property
@@ -66,14 +67,14 @@ class ResponseCache:
         """What the store takes; None if it does not know."""
         return self._store.size_bytes
 
-    async def find(self, key: str) -> list[Delta] | None:
+    async def find(self, key: str) -> Sequence[Delta] | None:
         """The deltas kept under `key`."""
+        found: Sequence[Delta] | None = self._writing.get(key)
         try:
-            value = await self._store.get(key)
-            found = None if value is None else unpack(value)
+            if found is None and (value := await self._store.get(key)) is not None:
+                found = unpack(value)
         except Exception as error:
             self._failed("read", error)
-            found = None
         self.stats.hits += found is not None
         self.stats.misses += found is None
         return found
@@ -82,11 +83,14 @@ class ResponseCache:
         """Keeps a whole answer; one that was cancelled or timed out is passed over."""
         if deltas[-1].finish not in FINISHED:
             return
+        self._writing[key] = deltas
         try:
             await self._store.put(key, pack(deltas))
             self.stats.kept += 1
         except Exception as error:
             self._failed("write", error)
+        finally:
+            self._writing.pop(key, None)
 
     async def close(self) -> None:
         """Finishes writing."""

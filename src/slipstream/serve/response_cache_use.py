@@ -19,7 +19,8 @@ RANKS: tuple[Outcome, ...] = ("hit", "shared", "miss", "bypass")  # the last to 
 class CacheUse:
     """Permission and outcome for the answers of one HTTP request.
 
-    read      answers may come from the cache (not with ``Cache-Control: no-cache``)
+    read      answers may come from the cache or from a computation that has begun (not with
+              ``Cache-Control: no-cache``)
     share     answers may be kept, and shared with equal requests (not with ``no-store``)
     headers   of the reply, once it has some
     """

@@ -136,7 +136,7 @@ class Served:
     async def requests(
         self, prompts: Sequence[Prompt], params: SamplingParams, caller: Caller
     ) -> list[Request]:
-        """`params.n` requests for each prompt, in a row; on a worker thread: prompts may be long."""
+        """`params.n` requests for each prompt, in a row; on a worker thread, as they are long."""
         return await asyncio.to_thread(self._requests, prompts, params, caller)
 
     def _requests(

@@ -93,7 +93,8 @@ class Flights:
         except Exception as error:
             flight.push(error)
         else:
-            await keep(flight.deltas)  # whoever comes meanwhile follows: nothing is asked twice
+            self._forget(key, flight)
+            await keep(flight.deltas)
         finally:
             self._forget(key, flight)
             del self._tasks[flight]
