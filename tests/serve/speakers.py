@@ -33,7 +33,7 @@ QWEN3 = (
     "{% endfor %}\x01{% if enable_thinking is defined and not enable_thinking %}"
     "<think>\n\n</think>\n\n\x01{% endif %}"
 )
-OPENED = "{% for m in messages %}{{ m.content.split('</think>')[-1] }}{% endfor %}<think>\n"
+OPENED = "{% for m in messages %}{{ m.content.split('</think>')[-1] }}{% endfor %}\x01<think>\n"
 
 
 def says(script):

@@ -21,7 +21,7 @@ class Dialect:
     tools_known  whether its template writes tools into the prompt
     reasons      whether it may write ``<think>…</think>``
     template     the chat template's source
-    token_ids    markers that are tokens of their own
+    token_ids    markers that are control tokens: not spelled, and left out of plain text
     """
 
     tools: ToolFormat | None
@@ -32,7 +32,7 @@ class Dialect:
 
     @property
     def hidden_markers(self) -> bool:
-        """Whether calls are marked by special tokens, which plain decoding leaves out."""
+        """Whether calls are marked by control tokens."""
         return self.tools is not None and self.tools.syntax.opener in self.token_ids
 
     def tool_format(self) -> ToolFormat:
@@ -61,15 +61,15 @@ def dialect_of(codec: TextCodec, tool_format: str | None = None) -> Dialect:
         tools_known=knows_tools(source),
         reasons=CLOSE in source,
         template=source,
-        token_ids=_own_tokens(codec, markers),
+        token_ids=_control_tokens(codec, markers),
     )
 
 
-def _own_tokens(codec: TextCodec, markers: tuple[str, ...]) -> dict[str, int]:
-    """Those markers that the vocabulary holds whole."""
+def _control_tokens(codec: TextCodec, markers: tuple[str, ...]) -> dict[str, int]:
+    """Those markers that are control tokens of the vocabulary."""
     found: dict[str, int] = {}
     for marker in markers:
         ids = codec.encode(marker, special=False)
-        if len(ids) == 1:
+        if len(ids) == 1 and ids[0] in codec.special_ids:
             found[marker] = ids[0]
     return found

@@ -5,12 +5,18 @@ and a model that may call tools writes calls instead; `enforced` allows for both
 """
 
 import json
+import re
+from typing import Any
 
 from slipstream.engine.grammar import Grammar
-from slipstream.errors import UnsupportedError
+from slipstream.errors import RequestError, UnsupportedError
 from slipstream.serve.conversation import Conversation
 from slipstream.serve.dialect import Dialect
 from slipstream.serve.reasoning import CLOSE, OPEN
+from slipstream.serve.tools.formats import lark_json
+
+ESCAPE_OR_SLASH = re.compile(r"\\.|/|\n")
+SPACE = "space: /[ \\n]{0,4}/"
 
 
 def enforced(
@@ -44,17 +50,31 @@ def enforced(
 def _answer(grammar: Grammar) -> str:
     """The rule ``answer`` for a client's grammar."""
     if grammar.kind == "json_schema":
-        return f"answer: %json {grammar.source}"
+        return f"answer: %json {lark_json(_schema(grammar.source))}"
     if grammar.kind == "json_object":
-        return 'answer: %json {"type": "object"}'
+        return f"answer: %json {lark_json({'type': 'object'})}"
     if grammar.kind == "choice":
         return "answer: " + " | ".join(json.dumps(text) for text in json.loads(grammar.source))
     if grammar.kind == "regex":
-        return f"answer: /{grammar.source.replace('/', chr(92) + '/')}/"
+        return f"answer: /{ESCAPE_OR_SLASH.sub(_escaped, grammar.source)}/"
     raise UnsupportedError(
         "a grammar cannot be joined with tools or with reasoning; use a JSON schema, a regex or a "
         'choice, or switch reasoning off (chat_template_kwargs={"enable_thinking": false})'
     )
+
+
+def _schema(source: str) -> dict[str, Any]:
+    try:
+        schema = json.loads(source)
+    except (ValueError, RecursionError) as error:
+        raise RequestError(f"grammar: the schema is not valid JSON: {error}") from error
+    if not isinstance(schema, dict):
+        raise RequestError("grammar: the schema must be a JSON object")
+    return schema
+
+
+def _escaped(found: re.Match[str]) -> str:
+    return {"/": "\\/", "\n": "\\n"}.get(found[0], found[0])
 
 
 def _reasoning(dialect: Dialect, inside: bool) -> str:
@@ -63,8 +83,8 @@ def _reasoning(dialect: Dialect, inside: bool) -> str:
 
 def _reasoning_rules(dialect: Dialect) -> list[str]:
     if CLOSE in dialect.token_ids:
-        return [f"thought: /(.|\\n)*/ {_marker(dialect, CLOSE)} /\\s*/"]
-    return ["thought: THOUGHT /\\s*/", "THOUGHT[lazy]: /(.|\\n)*<\\/think>/"]
+        return [f"thought: /(.|\\n)*/ {_marker(dialect, CLOSE)} space", SPACE]
+    return ["thought: reasoned space", "reasoned[lazy]: /(.|\\n)*<\\/think>/", SPACE]
 
 
 def _marker(dialect: Dialect, marker: str) -> str:

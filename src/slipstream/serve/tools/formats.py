@@ -18,6 +18,7 @@ Json = dict[str, Any]
 
 NO_PARAMETERS: Json = {"type": "object", "properties": {}, "additionalProperties": False}
 SHORT_ID = string.ascii_letters + string.digits  # Mistral's templates want 9 of these
+WHITE_SPACE = r"(\n[ ]{0,32}|[ ]?)"
 OTHER_TAGS = ("<function=", "<arg_key>", "<invoke", "<parameter", "<tool_name>")
 
 
@@ -79,7 +80,7 @@ class ToolFormat:
             tail = self._literal(self.call_tail, token_ids)
             lines += [
                 f"call_{place}: {head} arguments_{place} {tail}".rstrip(),
-                f"arguments_{place}: %json {json.dumps(tool.parameters or NO_PARAMETERS)}",
+                f"arguments_{place}: %json {lark_json(tool.parameters or NO_PARAMETERS)}",
             ]
         return "\n".join(lines)
 
@@ -126,6 +127,11 @@ MISTRAL_ARGS = ToolFormat(
     short_ids=True,
 )
 FORMATS = {one.name: one for one in (HERMES, LLAMA3, MISTRAL, MISTRAL_ARGS)}
+
+
+def lark_json(schema: Json) -> str:
+    """A schema within a grammar: white space as models write it, and never without end."""
+    return json.dumps({**schema, "x-guidance": {"whitespace_pattern": WHITE_SPACE}})
 
 
 def knows_tools(template: str) -> bool:
