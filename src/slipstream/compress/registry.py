@@ -3,6 +3,7 @@
 from typing import Any
 
 from slipstream.compress.passes.awq import Awq
+from slipstream.compress.passes.pruners import Magnitude, SparseGpt, Wanda
 from slipstream.compress.passes.quantizers import Gptq, Hqq, Imatrix, Rtn
 from slipstream.compress.passes.rotate import Rotate
 from slipstream.compress.passes.smoothquant import SmoothQuant
@@ -15,5 +16,9 @@ METHODS: dict[str, type[Any]] = {
     "imatrix": Imatrix,
     "smoothquant": SmoothQuant,
     "rotate": Rotate,
+    "magnitude": Magnitude,
+    "wanda": Wanda,
+    "sparsegpt": SparseGpt,
 }
 QUANTIZERS = ("rtn", "gptq", "awq", "hqq", "imatrix")
+PRUNERS = ("magnitude", "wanda", "sparsegpt")
