@@ -78,7 +78,9 @@ class FakeProgram:
         start = first // PAGE_SIZE
         used = pages[start : pages_for(position + 1)]
         assert (used >= 0).all(), "a page that is seen is gone"
-        return kv.ids[used].reshape(-1)[first - start * PAGE_SIZE :][: position + 1 - first].tolist()
+        return (
+            kv.ids[used].reshape(-1)[first - start * PAGE_SIZE :][: position + 1 - first].tolist()
+        )
 
     def _check_writes(self, batch: Batch) -> None:
         """No two sequences write to one page, and nobody reads what another one writes."""

@@ -50,7 +50,9 @@ class World:
 
     def prompt(self) -> list[int]:
         system = self.chance.choice([*SYSTEMS, []])
-        own = [self.chance.randrange(16) for _ in range(self.chance.choice([1, 5, 63, 64, 65, 130]))]
+        own = [
+            self.chance.randrange(16) for _ in range(self.chance.choice([1, 5, 63, 64, 65, 130]))
+        ]
         return system[: self.chance.choice([64, 128, 199])] + own
 
     def step(self) -> None:
@@ -91,9 +93,7 @@ def make_world(seed: int) -> World:
 
 def alone(request: Request, window: int | None) -> list[int]:
     """What the request gets from an engine of its own, prompt in one piece, nothing cached."""
-    engine = fake_engine(
-        FakeProgram(window=window), max_batch=1, token_budget=512, context=CONTEXT
-    )
+    engine = fake_engine(FakeProgram(window=window), max_batch=1, token_budget=512, context=CONTEXT)
     params = SamplingParams(
         temperature=request.params.temperature,
         seed=request.seed,
@@ -116,7 +116,7 @@ def run(world: World, arrivals: int) -> None:
         assert steps < 20_000, "no progress"
 
 
-@pytest.mark.parametrize("seed", range(60))
+@pytest.mark.parametrize("seed", range(16))
 def test_every_request_gets_its_own_tokens(seed):
     """In any batch and mode, chunked, set back, forked, with prefix hits, windows, cancellations."""
     world = make_world(seed)
@@ -130,3 +130,10 @@ def test_every_request_gets_its_own_tokens(seed):
             assert world.got[number] == expected[: len(world.got[number])]
     assert world.finish.keys() == world.requests.keys()
     assert world.engine.snapshot().pages_used == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", range(8))
+def test_hundreds_more_of_them(part):
+    for seed in range(100 + 25 * part, 125 + 25 * part):
+        test_every_request_gets_its_own_tokens(seed)

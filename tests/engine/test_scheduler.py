@@ -1,44 +1,12 @@
-"""The scheduler: its decisions on small worlds, and its promises on random ones."""
+"""The scheduler's decisions on small worlds, each one worked by hand."""
 
 import copy
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from scheduler_worlds import World, admitted, request, run, scheduler
 
-from slipstream.engine.pages import pages_for
-from slipstream.engine.request import Request, SamplingParams
-from slipstream.engine.scheduler import Limits, Piece, Plan, Scheduler, plan
-
-
-def request(number, prompt_tokens, max_tokens=4):
-    ids = tuple(1000 * number + i for i in range(prompt_tokens))  # unlike any other's
-    return Request(number, ids, SamplingParams(), 0, max_tokens)
-
-
-def scheduler(*requests, max_batch=4, token_budget=100, page_count=16, prefix_cache=True, **more):
-    limits = Limits(max_batch, token_budget, **more)
-    made = Scheduler(limits, page_count, prefix_cache=prefix_cache)
-    for entry in requests:
-        made.add(entry)
-    return made
-
-
-def run(made: Scheduler) -> Plan:
-    """One step with a model that always says 7; ends what has its answer."""
-    decided = made.plan()
-    made.begin(decided)
-    made.check()
-    made.commit(decided, {p.request_id: 7 for p in decided.pieces if p.samples})
-    for sequence in list(made.sequences.values()):
-        if sequence.answer_length == sequence.request.max_tokens:
-            made.remove(sequence.request.id)
-    made.check()
-    return decided
-
-
-def admitted(decided: Plan) -> list[int]:
-    return [admission.request_id for admission in decided.admitted]
+from slipstream.engine.request import SamplingParams
+from slipstream.engine.scheduler import Limits, Piece, Plan, plan
 
 
 def test_an_idle_scheduler_plans_nothing():
@@ -72,13 +40,13 @@ def test_a_long_prompt_does_not_stall_running_decodes():
 def test_no_more_run_than_the_batch_holds():
     made = scheduler(*(request(n, 4) for n in range(1, 7)), max_batch=2)
     assert admitted(run(made)) == [1, 2]
-    assert run(made).admitted == ()
+    assert admitted(run(made)) == []
 
 
 def test_nobody_overtakes_the_first_in_line():
     made = scheduler(request(1, 100, 20), request(2, 200, 4), request(3, 4), page_count=4)
     assert admitted(run(made)) == [1]  # 2 needs four pages, two are free; 3 would fit
-    assert made.plan().admitted == ()
+    assert admitted(made.plan()) == []
 
 
 def test_when_pages_run_out_the_last_to_arrive_is_set_back():
@@ -100,6 +68,15 @@ def test_one_set_back_is_computed_again_from_all_its_tokens():
     assert again.request_id == 2 and again.count > 63 and again.samples
 
 
+def test_one_set_back_finds_its_pages_again():
+    made = scheduler(request(1, 63, 4), request(2, 63, 4), page_count=3)
+    plans = []
+    while made.sequences:
+        plans.append(run(made))
+    again = [p for decided in plans[3:] for p in decided.pieces if p.request_id == 2]
+    assert again[0].start == 64
+
+
 def test_plan_changes_nothing():
     made = scheduler(request(1, 30), request(2, 40), request(3, 64, 64), page_count=3)
     for _ in range(6):
@@ -107,7 +84,7 @@ def test_plan_changes_nothing():
         assert plan(made.state, made.limits) == plan(made.state, made.limits)
         assert [vars(s) for s in made.state.running] == [vars(s) for s in before.running]
         assert [vars(s) for s in made.state.waiting] == [vars(s) for s in before.waiting]
-        made.state.pool.check(s.pages for s in made.state.running)
+        made.check()
         run(made)
 
 
@@ -121,48 +98,6 @@ def test_limits_give_every_decode_a_row():
         Limits(max_batch=8, token_budget=4)
 
 
-arrivals = st.lists(
-    st.tuples(st.integers(1, 200), st.integers(1, 90), st.integers(0, 12)), min_size=1, max_size=14
-)
-
-
-@settings(max_examples=300, deadline=None)
-@given(arrivals, st.integers(1, 6), st.integers(0, 60), st.integers(0, 8), st.randoms())
-def test_every_workload_ends_with_its_books_balanced(work, max_batch, more, spare, random):
-    """Budget kept, no page leaked or owned twice, all that are not cancelled end."""
-    largest = max(pages_for(prompt + answer) for prompt, answer, _ in work)
-    made = scheduler(max_batch=max_batch, token_budget=max_batch + more, page_count=largest + spare)
-    due = sorted((at, n, prompt, answer) for n, (prompt, answer, at) in enumerate(work, 1))
-    bound = sum(10 + 3 * (prompt + answer) * (1 + answer) for prompt, answer, _ in work)
-    step = 0
-    while due or made.sequences:
-        while due and due[0][0] <= step:
-            _, number, prompt, answer = due.pop(0)
-            made.add(request(number, prompt, answer))
-        decided = run(made)
-        assert decided.rows <= made.limits.token_budget
-        assert len(made.state.running) <= max_batch
-        assert decided.pieces or not made.sequences or due, "stuck"
-        if made.sequences and random.random() < 0.05:
-            made.remove(random.choice(list(made.sequences)))
-            made.check()
-        step += 1
-        assert step < bound, "no progress"
-    assert made.state.pool.free_count == made.state.pool.page_count
-
-
-@settings(max_examples=100, deadline=None)
-@given(arrivals, st.integers(1, 6), st.integers(0, 8))
-def test_the_earliest_running_is_never_set_back(work, max_batch, spare):
-    largest = max(pages_for(prompt + answer) for prompt, answer, _ in work)
-    made = scheduler(max_batch=max_batch, token_budget=64, page_count=largest + spare)
-    for number, (prompt, answer, _) in enumerate(work, 1):
-        made.add(request(number, prompt, answer))
-    while made.sequences:
-        earliest = made.state.running[0].request.id if made.state.running else None
-        assert earliest not in run(made).preempted
-
-
 def test_a_request_cancelled_during_the_step_is_passed_over():
     made = scheduler(request(1, 4), request(2, 4))
     decided = made.plan()
@@ -171,3 +106,134 @@ def test_a_request_cancelled_during_the_step_is_passed_over():
     made.commit(decided, {1: 7, 2: 7})
     made.check()
     assert made.sequences[2].ids[-1] == 7
+
+
+# Shared prompts.
+
+
+def test_a_prompt_seen_before_is_found_page_by_page():
+    made = scheduler(request(1, range(200), 1), request(2, range(200), 1), token_budget=200)
+    run(made)
+    (admission,) = run(made).admitted
+    assert admission.request_id == 2 and admission.cached == 192
+
+
+def test_the_last_token_of_a_prompt_is_always_computed():
+    made = scheduler(request(1, range(128), 1), request(2, range(128), 1), token_budget=128)
+    run(made)
+    decided = run(made)
+    assert decided.admitted[0].cached == 64 and decided.pieces[0].count == 64
+
+
+def test_an_answer_is_found_by_the_next_turn():
+    made = scheduler(request(1, range(60), 70))
+    world = World(made)
+    sequence = made.sequences[1]
+    while made.sequences:
+        world.step()
+    made.add(request(2, [*sequence.ids[:-1], 5, 5, 5]))
+    assert made.plan().admitted[0].cached == 128
+
+
+def test_other_adapters_share_nothing():
+    made = scheduler(request(1, range(100), 1, adapter="a"), request(2, range(100), 1))
+    run(made)
+    assert made.plan().admitted[0].cached == 0
+
+
+def test_a_prompt_whose_logprobs_are_wanted_is_computed_whole():
+    wanted = SamplingParams(prompt_logprobs=0)
+    made = scheduler(request(1, range(100), 1), request(2, range(100), 1, params=wanted))
+    run(made)
+    assert made.plan().admitted[0].cached == 0
+
+
+def test_pages_of_the_longest_ago_are_evicted_first():
+    made = scheduler(page_count=4, token_budget=200)
+    for number, prompt in enumerate([range(64), range(100, 164), range(64), range(300, 470)], 1):
+        made.add(request(number, [*prompt, 7], 1))
+        run(made)
+    made.add(request(8, [*range(64), 9], 1))  # used again after the other one
+    assert made.plan().admitted[0].cached == 64
+    made.add(request(9, [*range(100, 164), 9], 1))
+    assert [a.cached for a in made.plan().admitted] == [64, 0]
+
+
+def test_siblings_wait_for_the_leader_and_copy_only_its_last_page():
+    siblings = [request(n, range(100), 3, leader=1) for n in (2, 3)]
+    made = scheduler(request(1, range(100), 3), *siblings, token_budget=64)
+    assert admitted(run(made)) == [1] and admitted(run(made)) == []
+    decided = run(made)  # the leader decodes; 99 tokens of each sibling are there
+    assert [(a.request_id, a.cached) for a in decided.admitted] == [(2, 99), (3, 99)]
+    assert [(p.request_id, p.count, p.copies) for p in decided.pieces] == [
+        (1, 1, True),
+        (2, 1, True),
+        (3, 1, False),
+    ]
+    assert made.state.pool.used_count == 4  # one of 64 shared, three last ones
+
+
+def test_siblings_of_a_cancelled_leader_go_on():
+    made = scheduler(request(1, range(100)), request(2, range(100), leader=1), token_budget=64)
+    run(made)
+    made.remove(1)
+    decided = run(made)
+    assert decided.admitted[0].cached == 64
+
+
+def test_a_waiting_sibling_does_not_hold_up_others():
+    made = scheduler(
+        request(1, range(100)), request(2, range(100), leader=1), request(3, 4), token_budget=104
+    )
+    assert admitted(run(made)) == [1, 3]
+
+
+# Windows.
+
+
+def test_pages_behind_the_window_become_free():
+    made = scheduler(request(1, 300, 4), page_count=4, window=100, token_budget=50)
+    world = World(made)
+    while made.sequences:
+        world.step()
+        assert made.state.pool.used_count <= made.limits.pages_most(304) == 4
+    assert world.steps == 6 + 3
+
+
+# Modes.
+
+
+def test_a_static_batch_admits_nobody_until_it_has_ended():
+    made = scheduler(request(1, 4, 3), request(2, 4, 5), batching="static")
+    run(made)
+    made.add(request(3, 4))
+    ran = [admitted(run(made)) for _ in range(4)]
+    assert ran == [[]] * 4
+    assert admitted(run(made)) == [3]
+
+
+def test_a_static_batch_joins_whole_even_if_its_prompts_take_turns():
+    made = scheduler(request(1, 40), request(2, 40), batching="static", token_budget=10)
+    assert admitted(run(made)) == [1, 2]
+
+
+def test_a_dynamic_batch_waits_until_it_is_full():
+    made = scheduler(request(1, 4), batching="dynamic", max_wait_s=5.0, max_batch=2)
+    assert made.plan(now_s=1.0) == Plan(wait_s=4.0)
+    made.add(request(2, 4), now_s=1.0)
+    assert admitted(made.plan(now_s=1.0)) == [1, 2]
+
+
+def test_a_dynamic_batch_waits_no_longer_than_it_may():
+    made = scheduler(request(1, 4), batching="dynamic", max_wait_s=5.0, max_batch=2)
+    assert admitted(made.plan(now_s=5.0)) == [1]
+
+
+# Deadlines.
+
+
+def test_what_is_overdue_is_named_once():
+    made = scheduler(request(1, 4, deadline_s=3.0), request(2, 4, deadline_s=9.0), request(3, 4))
+    assert made.overdue(2.9) == [] and made.overdue(3.0) == [1] and made.overdue(3.0) == []
+    made.remove(2)
+    assert made.overdue(10.0) == []
