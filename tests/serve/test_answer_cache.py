@@ -166,7 +166,7 @@ def test_another_model_does_not_find_them(tmp_path):
     app, _ = app_of(tmp_path / "responses.sqlite")
     with live(app) as url, httpx.Client(base_url=url) as client:
         ask(client)
-    app, engine = app_of(tmp_path / "responses.sqlite", text="Bye")
+    app, _ = app_of(tmp_path / "responses.sqlite", text="Bye")
     next(iter(app.state.server.catalog))._identity += "other"
     with live(app) as url, httpx.Client(base_url=url) as client:
         reply = ask(client)

@@ -5,7 +5,8 @@ model version that is being taken down waits for all of it. `Leases` is the ASGI
 ends an exchange, `lease` is called by the catalog when it chooses.
 """
 
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from contextvars import ContextVar
 
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -39,6 +40,18 @@ def lease(what: AbstractContextManager[object]) -> None:
         held.hold(what)
 
 
+@contextmanager
+def exchange() -> Iterator[None]:
+    """While entered, leases taken by this task and its children are held."""
+    held = Held()
+    token = _held.set(held)
+    try:
+        yield
+    finally:
+        _held.reset(token)
+        held.end()
+
+
 class Leases:
     """Lets each HTTP exchange hold what it chooses."""
 
@@ -50,10 +63,5 @@ class Leases:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        held = Held()
-        token = _held.set(held)
-        try:
+        with exchange():
             await self._app(scope, receive, send)
-        finally:
-            _held.reset(token)
-            held.end()
