@@ -1,0 +1,227 @@
+"""Promise 1, in full: a request's tokens and log-probabilities are the same bits, always.
+
+Each request is answered alone first: whole prompt, one thread, nothing cached. Then all of them
+come at random moments into engines that batch, chunk, share prompts, run out of pages, use two
+threads, or were opened anew; over every weight format and every format of keys and values.
+"""
+
+import random
+from itertools import product
+from typing import get_args, get_type_hints
+
+import ml_dtypes
+import numpy as np
+import pytest
+from fakes import ByteTokenizer
+
+from slipstream.backends.native import NativeOptions, compile_native, native_module
+from slipstream.engine.engine import Engine
+from slipstream.engine.options import EngineOptions, Settings
+from slipstream.engine.request import SamplingParams
+from slipstream.engine.scheduler import Limits
+from slipstream.errors import MachineError
+from slipstream.formats.affine import quantize_affine
+from slipstream.formats.tensor import Affine, DenseTensor
+from slipstream.models.load import load
+from slipstream.models.registry import blueprint_of
+
+try:
+    native_module()
+except MachineError:
+    pytest.skip("the native kernels were not built", allow_module_level=True)
+
+CONFIG = {
+    "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 97,
+    "hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32,
+    "max_position_embeddings": 1024, "rms_norm_eps": 1e-5, "rope_theta": 1e4,
+}  # fmt: skip
+WINDOWED = CONFIG | {
+    "architectures": ["MistralForCausalLM"], "model_type": "mistral", "sliding_window": 40,
+}  # fmt: skip
+CONTEXT = 512
+KV_TYPES = get_args(get_type_hints(NativeOptions)["kv_dtype"])
+WEIGHTS = {
+    "float32": np.float32,
+    "bfloat16": ml_dtypes.bfloat16,
+    "int8-row": Affine(8, None),
+    "int8-32-minimum": Affine(8, 32, "minimum"),
+    "int4-32": Affine(4, 32),
+    "int4-64": Affine(4, 64),
+    "int4-128": Affine(4, 128),
+    "int4-32-minimum": Affine(4, 32, "minimum"),
+    "int4-128-zero-point": Affine(4, 128, "zero_point"),
+    "int3-64": Affine(3, 64),
+    "int2-32-minimum": Affine(2, 32, "minimum"),
+}
+
+
+def stored(values, kind):
+    if not isinstance(kind, Affine):
+        return DenseTensor(values.astype(kind))
+    return quantize_affine(values, kind) if values.ndim == 2 else DenseTensor(values)
+
+
+def compiled(config, kind, kv_dtype, threads, activations="auto"):
+    blueprint = blueprint_of(config)
+    rng = np.random.default_rng(3)
+    weights = {}
+    for name, shape in blueprint.shapes.items():
+        values = rng.normal(0, 0.12, shape).astype(np.float32)
+        weights[name] = stored(values + (len(shape) == 1), kind)
+    options = NativeOptions(threads=threads, kv_dtype=kv_dtype, activations=activations)
+    return compile_native(blueprint.graph, weights, options)
+
+
+def engine_of(program, *, max_batch, budget, pages, prefix_cache=True) -> Engine:
+    settings = Settings(
+        backend="native",
+        limits=Limits(max_batch, budget, window=program.graph.window),
+        context=CONTEXT,
+        page_count=pages,
+        kv_dtype="bfloat16",
+        activations="auto",
+        threads=None,
+        prefix_cache=prefix_cache,
+    )
+    return Engine(program, ByteTokenizer(), settings)
+
+
+def random_jobs(chance, count, vocabulary, longest=150):
+    """(prompt, params): many begin alike, some have several answers, some are drawn."""
+    system = [chance.randrange(vocabulary) for _ in range(130)]
+    jobs = []
+    for number in range(count):
+        own = [chance.randrange(vocabulary) for _ in range(chance.choice([1, 20, 64, longest]))]
+        prompt = system[: chance.choice([0, 64, 100, 130])] + own
+        params = SamplingParams(
+            temperature=chance.choice([0.0, 0.9]),
+            top_p=chance.choice([1.0, 0.9]),
+            repetition_penalty=chance.choice([1.0, 1.2]),
+            seed=number,
+            max_tokens=chance.randint(1, 30),
+            ignore_eos=True,
+            logprobs=True,
+            top_logprobs=2,
+            n=chance.choice([1, 1, 3]),
+        )
+        jobs.append((prompt, params))
+    return jobs
+
+
+def run_mixed(engine, jobs, chance):
+    """The answers of all jobs that come in while others run; some others are cancelled."""
+    got, real, noise = {}, [], []
+    for prompt, params in jobs:
+        for request in engine.requests(prompt, params):
+            got[request.id] = ([], [])
+            real.append(request.id)
+            engine.submit(request)
+        if chance.random() < 0.5:
+            other = engine.request(prompt[::-1], SamplingParams(max_tokens=9, ignore_eos=True))
+            engine.submit(other)
+            noise.append(other.id)
+        for _ in range(chance.randrange(6)):
+            collect(engine, got)
+        if noise and chance.random() < 0.5:
+            engine.cancel(noise.pop())
+    while not engine.idle:
+        collect(engine, got)
+    return [got[number] for number in real]
+
+
+def collect(engine, got):
+    for delta in engine.step():
+        ids, logprobs = got.get(delta.request_id, ([], []))
+        ids += delta.ids
+        logprobs += delta.logprobs
+    engine.check()
+
+
+def alone(engine, jobs):
+    """Each answer by itself: no other request, no page of another."""
+    answers = []
+    for prompt, params in jobs:
+        for request in engine.requests(prompt, params):
+            got = {request.id: ([], [])}
+            engine.submit(request)
+            while not engine.idle:
+                collect(engine, got)
+            answers.append(got[request.id])
+    return answers
+
+
+def hold(program_of, jobs, vocabulary_pages):
+    """The promise for one model; `program_of(threads)` opens it anew."""
+    chance = random.Random(11)
+    first, second = program_of(1), program_of(2)
+    truth = alone(engine_of(first, max_batch=1, budget=CONTEXT, pages=8, prefix_cache=False), jobs)
+    engines = {
+        "batched, cut in small chunks, one thread": engine_of(
+            first, max_batch=4, budget=9, pages=64
+        ),
+        "batched, shared, two threads": engine_of(second, max_batch=8, budget=64, pages=64),
+        "short of pages": engine_of(second, max_batch=6, budget=40, pages=vocabulary_pages),
+        "opened anew": engine_of(program_of(2), max_batch=3, budget=256, pages=64),
+    }
+    for how, engine in engines.items():
+        assert run_mixed(engine, jobs, chance) == truth, how
+    engine = engines["batched, shared, two threads"]
+    assert run_mixed(engine, jobs, chance) == truth, "all prompts known"
+    shared = engines["batched, shared, two threads"].snapshot()
+    assert shared.prefix_hits_total > 0
+    return engines["short of pages"].snapshot().preemptions_total
+
+
+QUICK = [("float32", "float32"), ("int8-row", "bfloat16"), ("int4-32", "bfloat16")]
+SLOW = [pair for pair in product(WEIGHTS, KV_TYPES) if pair not in QUICK]
+
+
+@pytest.mark.parametrize(
+    ("kind", "kv_dtype"), [*QUICK, *(pytest.param(*pair, marks=pytest.mark.slow) for pair in SLOW)]
+)
+def test_bits_are_the_same_whatever_happens_around_a_request(kind, kv_dtype):
+    jobs = random_jobs(random.Random(9), 5, CONFIG["vocab_size"])
+    set_back = hold(lambda threads: compiled(CONFIG, WEIGHTS[kind], kv_dtype, threads), jobs, 6)
+    assert set_back > 0, "the pages sufficed: nothing was tested"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("activations", ["f32", "int8"])
+def test_with_either_kind_of_activations(activations):
+    jobs = random_jobs(random.Random(5), 4, CONFIG["vocab_size"])
+    kind = Affine(8, 32)
+    hold(lambda threads: compiled(CONFIG, kind, "bfloat16", threads, activations), jobs, 6)
+
+
+@pytest.mark.parametrize(
+    "kv_dtype",
+    [pytest.param(k, marks=[] if k == "float32" else pytest.mark.slow) for k in KV_TYPES],
+)
+def test_with_windows_and_pages_freed_behind_them(kv_dtype):
+    jobs = random_jobs(random.Random(6), 5, CONFIG["vocab_size"], longest=300)
+    kind = WEIGHTS["int4-32"]
+    hold(lambda threads: compiled(WINDOWED, kind, kv_dtype, threads), jobs, 6)
+
+
+@pytest.mark.slow
+def test_on_a_real_model(smollm2_path):
+    """SmolLM2: long prompts that begin alike, drawn and greedy, several answers."""
+    model = load(smollm2_path)
+    chance = random.Random(2)
+    jobs = random_jobs(chance, 4, 40_000)
+    single = Engine.open(
+        model,
+        EngineOptions(max_batch=1, token_budget=CONTEXT, context=CONTEXT, prefix_cache=False,
+                      threads=1),
+    )  # fmt: skip
+    truth = alone(single, jobs)
+    page_bytes = single.kv.size_bytes // single.kv.page_count
+    for options in (
+        EngineOptions(max_batch=8, token_budget=33, context=CONTEXT, threads=1),
+        EngineOptions(max_batch=8, token_budget=128, context=CONTEXT, threads=2,
+                      kv_memory_bytes=10 * page_bytes),
+    ):  # fmt: skip
+        engine = Engine.open(model, options)
+        assert run_mixed(engine, jobs, chance) == truth
+        assert engine.snapshot().prefix_hits_total > 0
