@@ -9,7 +9,8 @@ without a traceback and exits with `exit_code`; the server answers with `http_st
     │   ├── GGUFError
     │   ├── SafetensorsError
     │   ├── ArtifactError
-    │   └── AdapterError
+    │   ├── AdapterError
+    │   └── BatchFileError
     ├── SourceError              a model could not be found or fetched
     ├── UnsupportedError         understood, but not served here
     ├── TemplateError            a chat template cannot be rendered
@@ -22,6 +23,9 @@ without a traceback and exits with `exit_code`; the server answers with `http_st
     ├── LimitsNotMetError        `optimize` found nothing within the limits
     └── MachineError             this machine lacks what was asked of it
 """
+
+from collections.abc import Sequence
+from typing import Any
 
 
 class SlipstreamError(Exception):
@@ -49,6 +53,16 @@ class ArtifactError(FileFormatError):
 
 class AdapterError(FileFormatError):
     """A LoRA adapter whose files do not make sense, or do not fit the model."""
+
+
+class BatchFileError(FileFormatError):
+    """A batch file that cannot be run; `faults` says what is wrong with which line."""
+
+    http_status = 400
+
+    def __init__(self, message: str, faults: Sequence[Any] = ()) -> None:
+        super().__init__(message)
+        self.faults = tuple(faults)
 
 
 class SourceError(SlipstreamError):

@@ -58,6 +58,11 @@ VERBS: dict[str, Verb] = {
         "Serve a model over HTTP, as OpenAI's API.",
         "slipstream serve smollm2:135m --port 8000",
     ),
+    "batch": Verb(
+        "slipstream.cli.batch",
+        "Answer a file of requests; goes on after a kill.",
+        "slipstream batch in.jsonl -o out.jsonl",
+    ),
     "optimize": Verb(
         "slipstream.cli.optimize",
         "Find the fastest form of a model within your limits, prove it, write it.",
