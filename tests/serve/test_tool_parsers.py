@@ -145,12 +145,10 @@ def test_calls_after_the_first_are_left_out_where_one_is_wanted():
     assert len(message(HERMES, two, one_call=True).calls) == 1
 
 
-fragments = st.sampled_from(
-    ["<tool_call>", "</tool_call>", "[TOOL_CALLS]", "<|python_tag|>", "[ARGS]", "f", "get_weather"]
-    + ['{"name": "f", "arguments": {"a": [1, "x"]}}', '{"name": "f", "parameters": {}}']
-    + ['{"name": "no", "arguments": {}}', "[", "]", "{", "}", '"', ",", "; ", " ", "\n", "<", "é"]
-    + ["<think>", "</think>", "well", '"name"', ":", "\\", "1"]
-)
+FRAGMENTS = """<tool_call> </tool_call> [TOOL_CALLS] <|python_tag|> [ARGS] <think> </think> f well
+get_weather [ ] { } " , ; : < é \\ 1 "name" {"name":"no","arguments":{}} {"name":"f","parameters":{}}
+{"name":"f","arguments":{"a":[1,"x"]}}"""
+fragments = st.sampled_from([" ", "\n", *FRAGMENTS.split()])
 
 
 @given(

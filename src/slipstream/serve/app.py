@@ -23,6 +23,7 @@ from slipstream.serve.routes import (
     completions,
     embeddings,
     models,
+    ollama,
     operations,
     page,
     responses,
@@ -31,7 +32,18 @@ from slipstream.serve.routes import (
 from slipstream.serve.server import Server
 
 REFUSED = (HTTPException, SlipstreamError, ValidationError, Exception)
-ROUTES = (admin, chat, completions, responses, embeddings, tokenize, models, operations, page)
+ROUTES = (
+    admin,
+    chat,
+    completions,
+    responses,
+    embeddings,
+    tokenize,
+    ollama,
+    models,
+    operations,
+    page,
+)
 
 
 def make_app(

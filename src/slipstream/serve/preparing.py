@@ -57,6 +57,11 @@ def prepare(
     return Prepared(codec.encode(text, special=False), params, new_splitter, new_call_id)
 
 
+def plainly(codec: TextCodec, prompt: str, params: SamplingParams) -> Prepared:
+    """A prompt that no template touches; the answer is all said."""
+    return Prepared(codec.encode(prompt), params, Splitter, str)
+
+
 def _rendered(codec: TextCodec, dialect: Dialect, asked: Conversation) -> str:
     if codec.chat is None:
         raise UnsupportedError("this model has no chat template; use a plain completion")
