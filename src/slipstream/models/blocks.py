@@ -111,7 +111,7 @@ class Page(Builder):
 
 def attention(page: Page, layer: int, x: str, prefix: str, style: AttentionStyle) -> str:
     """Queries, keys, values → attention → output, with weights ``{prefix}.q_proj.weight`` …"""
-    sizes, at = page.sizes, f"layers.{layer}.attention"
+    sizes, at = page.sizes.of_layer(layer), f"layers.{layer}.attention"
     heads, kv_heads, head_dim = sizes.heads, sizes.kv_heads, sizes.head_dim
     query_part = _Part(f"{at}.query", f"{prefix}.q", heads, 0)
     key_part = _Part(f"{at}.key", f"{prefix}.k", kv_heads, heads)
@@ -130,7 +130,8 @@ def attention(page: Page, layer: int, x: str, prefix: str, style: AttentionStyle
 
 def gated_mlp(page: Page, layer: int, x: str, prefix: str, style: MlpStyle) -> str:
     """down(activation(gate) · up), with weights ``{prefix}.gate_proj.weight`` …"""
-    width, mlp_width, at = page.sizes.width, page.sizes.mlp_width, f"layers.{layer}.mlp"
+    sizes, at = page.sizes.of_layer(layer), f"layers.{layer}.mlp"
+    width, mlp_width = sizes.width, sizes.mlp_width
 
     def bias_of(part: str) -> str | None:
         return f"{prefix}.{part}_proj.bias" if style.bias else None

@@ -5,7 +5,7 @@ FileFormatError that names the field; what is well-formed but not served is an U
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar, overload
 
 from slipstream.errors import FileFormatError, UnsupportedError
@@ -153,8 +153,17 @@ def _shown(value: Any) -> str:
 
 
 @dataclass(frozen=True)
+class LayerSizes:
+    """What one layer has of its own after structured pruning."""
+
+    heads: int
+    kv_heads: int
+    mlp_width: int
+
+
+@dataclass(frozen=True)
 class Sizes:
-    """The sizes that every architecture has."""
+    """The sizes that every architecture has; `by_layer` where its layers differ."""
 
     layers: int
     width: int
@@ -164,6 +173,14 @@ class Sizes:
     head_dim: int
     vocabulary: int
     context: int
+    by_layer: tuple[LayerSizes, ...] = ()
+
+    def of_layer(self, layer: int) -> "Sizes":
+        """The sizes of one layer."""
+        if not self.by_layer:
+            return self
+        own = self.by_layer[layer]
+        return replace(self, heads=own.heads, kv_heads=own.kv_heads, mlp_width=own.mlp_width)
 
 
 def read_sizes(config: Config) -> Sizes:
@@ -180,8 +197,9 @@ def read_sizes(config: Config) -> Sizes:
     head_dim = config.integer("head_dim", width // heads, most=LARGEST_WIDTH)
     if heads * head_dim > LARGEST_WIDTH:
         raise FileFormatError(f"{config.where}: {heads} heads of {head_dim} are absurdly many")
+    layers = config.integer("num_hidden_layers", most=LARGEST_LAYERS)
     return Sizes(
-        layers=config.integer("num_hidden_layers", most=LARGEST_LAYERS),
+        layers=layers,
         width=width,
         mlp_width=config.integer("intermediate_size", most=LARGEST_WIDTH),
         heads=heads,
@@ -189,4 +207,25 @@ def read_sizes(config: Config) -> Sizes:
         head_dim=head_dim,
         vocabulary=config.integer("vocab_size"),
         context=config.integer("max_position_embeddings"),
+        by_layer=_layer_sizes(config.section("slipstream"), layers),
     )
+
+
+def _layer_sizes(section: Config, layers: int) -> tuple[LayerSizes, ...]:
+    """``"slipstream": {"layers": [{"heads": 6, "kv_heads": 2, "mlp_width": 1024}, …]}``."""
+    if not section.has("layers"):
+        return ()
+    entries = section.values["layers"]
+    if not isinstance(entries, list) or len(entries) != layers:
+        raise FileFormatError(f"{section.where}: layers must be a list of {layers} entries")
+    found = []
+    for number, entry in enumerate(entries):
+        if not isinstance(entry, Mapping):
+            raise FileFormatError(f"{section.where}: layer {number} must be an object")
+        own = Config(entry, f"{section.where}.layers[{number}]")
+        heads = own.integer("heads", most=LARGEST_WIDTH)
+        kv_heads = own.integer("kv_heads", most=LARGEST_WIDTH)
+        if heads % kv_heads:
+            raise FileFormatError(f"{own.where}: {heads} heads cannot share {kv_heads} key heads")
+        found.append(LayerSizes(heads, kv_heads, own.integer("mlp_width", most=LARGEST_WIDTH)))
+    return tuple(found)

@@ -10,6 +10,7 @@ from typing import Any
 from slipstream.errors import FileFormatError, UnsupportedError
 from slipstream.graph.graph import Graph
 from slipstream.models import gemma2, gemma3, gpt2, llama, olmo2, phi3, qwen2, qwen3, smollm3
+from slipstream.models.adapted import adapted
 from slipstream.models.blocks import Blueprint
 from slipstream.models.config import Config
 
@@ -38,7 +39,7 @@ def blueprint_of(config: Mapping[str, Any]) -> Blueprint:
     if page is None:
         names = ", ".join(sorted(PAGES))
         raise UnsupportedError(f"the architecture {kind!r} is not supported; supported are {names}")
-    return page(Config(config))
+    return adapted(page(Config(config)), Config(config))
 
 
 def graph_of(config: Mapping[str, Any]) -> Graph:
