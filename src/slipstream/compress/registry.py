@@ -3,6 +3,9 @@
 from typing import Any
 
 from slipstream.compress.passes.awq import Awq
+from slipstream.compress.passes.drop_blocks import DropBlocks
+from slipstream.compress.passes.drop_inputs import DropHeads, DropNeurons
+from slipstream.compress.passes.drop_width import DropWidth
 from slipstream.compress.passes.pruners import Magnitude, SparseGpt, Wanda
 from slipstream.compress.passes.quantizers import Gptq, Hqq, Imatrix, Rtn
 from slipstream.compress.passes.rotate import Rotate
@@ -19,6 +22,10 @@ METHODS: dict[str, type[Any]] = {
     "magnitude": Magnitude,
     "wanda": Wanda,
     "sparsegpt": SparseGpt,
+    "drop_blocks": DropBlocks,
+    "drop_heads": DropHeads,
+    "drop_neurons": DropNeurons,
+    "drop_width": DropWidth,
 }
 QUANTIZERS = ("rtn", "gptq", "awq", "hqq", "imatrix")
 PRUNERS = ("magnitude", "wanda", "sparsegpt")
