@@ -140,7 +140,9 @@ async function listModels() {
     if (names.includes(chosen)) select.value = chosen;
   } catch (error) {
     say(error.message);
-    if (/API key/.test(error.message)) find("settings").showModal();
+    if (!/API key/.test(error.message)) return;
+    find("settings").showModal();
+    find("key").focus();
   }
 }
 
@@ -176,6 +178,10 @@ function setUp() {
   find("settings").addEventListener("close", () => {
     sessionStorage.setItem("slipstream-key", find("key").value);
     listModels();
+    setTimeout(() => { // once the dialog has given the focus back
+      prompt.blur();
+      prompt.focus();
+    });
   });
   find("key").value = key();
   setUpTheme();
