@@ -21,5 +21,6 @@ NB_MODULE(_native, module) {
   module.attr("PACKED_LAYOUT") = slipstream::kPackedLayout;
   slipstream::bind_builder(module);
   slipstream::bind_program(module);
+  slipstream::bind_sampler(module);
   bind_probe(module);
 }

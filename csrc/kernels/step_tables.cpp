@@ -5,6 +5,7 @@
 #include "kernels/elementwise.h"
 #include "kernels/norm.h"
 #include "kernels/rotary.h"
+#include "kernels/sample.h"
 
 namespace slipstream {
 
@@ -21,6 +22,7 @@ SLIPSTREAM_DECLARE_TABLES(AttentionKernels, attention_table)
 SLIPSTREAM_DECLARE_TABLES(ElementwiseKernels, elementwise_table)
 SLIPSTREAM_DECLARE_TABLES(NormKernels, norm_table)
 SLIPSTREAM_DECLARE_TABLES(RotaryKernels, rotary_table)
+SLIPSTREAM_DECLARE_TABLES(SampleKernels, sample_table)
 
 const AdapterKernels& adapter_kernels(Isa isa) { return PICK_VECTOR_TABLE(isa, adapter_table); }
 const AttentionKernels& attention_kernels(Isa isa) {
@@ -31,5 +33,6 @@ const ElementwiseKernels& elementwise_kernels(Isa isa) {
 }
 const NormKernels& norm_kernels(Isa isa) { return PICK_VECTOR_TABLE(isa, norm_table); }
 const RotaryKernels& rotary_kernels(Isa isa) { return PICK_VECTOR_TABLE(isa, rotary_table); }
+const SampleKernels& sample_kernels(Isa isa) { return PICK_VECTOR_TABLE(isa, sample_table); }
 
 }  // namespace slipstream

@@ -63,6 +63,7 @@ class NativeModule(Protocol):
     """What csrc/bindings.cpp offers."""
 
     Builder: Any
+    Sampler: Any  # csrc/step/sampler.h; engine/sampler_native.py is its only caller
     PACKED_LAYOUT: int  # another number: packed weights of other versions cannot be read
 
     def isa_available(self) -> list[str]:

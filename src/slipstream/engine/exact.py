@@ -51,8 +51,8 @@ def exp(x: Floats) -> Floats:
         p = p * r + term
     p = p * (r * r) + r
     p = p + np.float32(1)
-    powers: Floats = np.ldexp(np.float32(1), turns.astype(np.int32))
-    return p * powers
+    result: Floats = np.ldexp(p, turns.astype(np.int32))
+    return result
 
 
 def log(x: Doubles) -> Doubles:
