@@ -94,7 +94,7 @@ class World:
                 page = sequence.pages[position // PAGE_SIZE]
                 assert page != GONE
                 assert self.pages[page][position % PAGE_SIZE] == sequence.ids[position], "wrong"
-            for position in range(piece.start, piece.start + piece.count):
+            for position in range(piece.start, piece.start + piece.rows):
                 page = sequence.pages[position // PAGE_SIZE]
                 assert self.made.state.pool.owners(page) == 1, "writes what others read"
                 slots = self.pages.setdefault(page, [-1] * PAGE_SIZE)

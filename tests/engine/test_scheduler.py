@@ -16,9 +16,9 @@ def test_an_idle_scheduler_plans_nothing():
 def test_a_prompt_is_cut_into_chunks_of_the_budget():
     made = scheduler(request(1, 25), token_budget=10)
     first, second, third = (run(made).pieces[0] for _ in range(3))
-    assert first == Piece(1, start=0, count=10, pages_new=1, samples=False)
-    assert second == Piece(1, start=10, count=10, pages_new=0, samples=False)
-    assert third == Piece(1, start=20, count=5, pages_new=0, samples=True)
+    assert first == Piece(1, start=0, rows=10, pages_new=1, samples=False)
+    assert second == Piece(1, start=10, rows=10, pages_new=0, samples=False)
+    assert third == Piece(1, start=20, rows=5, pages_new=0, samples=True)
 
 
 def test_decodes_go_before_the_prompt_of_an_earlier_request():
@@ -26,7 +26,7 @@ def test_decodes_go_before_the_prompt_of_an_earlier_request():
     run(made)  # all of 1, all of 2
     made.add(request(3, 100))
     pieces = run(made).pieces
-    assert [(p.request_id, p.count) for p in pieces] == [(1, 1), (2, 1), (3, 30)]
+    assert [(p.request_id, p.rows) for p in pieces] == [(1, 1), (2, 1), (3, 30)]
 
 
 def test_a_long_prompt_does_not_stall_running_decodes():
@@ -65,7 +65,7 @@ def test_one_set_back_is_computed_again_from_all_its_tokens():
     while made.sequences:
         plans.append(run(made))
     again = next(p for decided in plans[3:] for p in decided.pieces if p.start == 0)
-    assert again.request_id == 2 and again.count > 63 and again.samples
+    assert again.request_id == 2 and again.rows > 63 and again.samples
 
 
 def test_one_set_back_finds_its_pages_again():
@@ -122,7 +122,7 @@ def test_the_last_token_of_a_prompt_is_always_computed():
     made = scheduler(request(1, range(128), 1), request(2, range(128), 1), token_budget=128)
     run(made)
     decided = run(made)
-    assert decided.admitted[0].cached == 64 and decided.pieces[0].count == 64
+    assert decided.admitted[0].cached == 64 and decided.pieces[0].rows == 64
 
 
 def test_an_answer_is_found_by_the_next_turn():
@@ -165,7 +165,7 @@ def test_siblings_wait_for_the_leader_and_copy_only_its_last_page():
     assert admitted(run(made)) == [1] and admitted(run(made)) == []
     decided = run(made)  # the leader decodes; 99 tokens of each sibling are there
     assert [(a.request_id, a.cached) for a in decided.admitted] == [(2, 99), (3, 99)]
-    assert [(p.request_id, p.count, p.copies) for p in decided.pieces] == [
+    assert [(p.request_id, p.rows, p.copies) for p in decided.pieces] == [
         (1, 1, True),
         (2, 1, True),
         (3, 1, False),

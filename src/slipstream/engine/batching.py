@@ -58,7 +58,7 @@ def work_of(
                 begin = len(logit_rows)
                 logit_rows += range(len(ids) + first - piece.start, len(ids) + last - piece.start)
                 scored.append(Scored(sequence, begin, len(logit_rows), first))
-        ids += sequence.ids[piece.start : piece.start + piece.count]
+        ids += sequence.ids[piece.start : piece.start + piece.rows]
         row_starts.append(len(ids))
         pages[row, : len(sequence.pages)] = sequence.pages
         if piece.samples:
@@ -79,7 +79,7 @@ def work_of(
 def _rows_scored(piece: Piece, sequence: Sequence) -> tuple[int, int]:
     """The positions of a piece whose next token is of the prompt and has no score yet."""
     first = max(piece.start, sequence.scored)
-    return first, min(piece.start + piece.count, len(sequence.request.prompt_ids) - 1)
+    return first, min(piece.start + piece.rows, len(sequence.request.prompt_ids) - 1)
 
 
 def _adapters(owners: list[Sequence], slots: Mapping[str, int]) -> NDArray[np.int32] | None:

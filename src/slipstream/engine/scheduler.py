@@ -105,7 +105,7 @@ class Scheduler:
             sequence = self.sequences.get(piece.request_id)
             if sequence is None:
                 continue
-            sequence.cached += piece.count
+            sequence.cached += piece.rows
             if sequence.cached // PAGE_SIZE > sequence.named:
                 self._name_pages(sequence)
             if self.limits.window is not None:

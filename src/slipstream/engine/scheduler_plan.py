@@ -8,6 +8,7 @@ prompts in order of rank), and which shared pages must be copied before they are
 from collections.abc import Iterator
 from collections.abc import Sequence as Pages
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from slipstream.backends.batch import PAGE_SIZE
 from slipstream.engine.pages import GONE, PagePool, pages_for
@@ -24,9 +25,8 @@ class State:
     running: list[Sequence] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
-class Piece:
-    """One sequence's share of a step: `count` tokens from position `start`.
+class Piece(NamedTuple):
+    """One sequence's share of a step: `rows` tokens from position `start`.
 
     samples: the last of them is the last known token, so the step yields the next one
     copies: the page of `start` has other owners, so it writes to a copy of its own
@@ -34,7 +34,7 @@ class Piece:
 
     request_id: int
     start: int
-    count: int
+    rows: int
     pages_new: int
     samples: bool
     copies: bool = False
@@ -62,7 +62,7 @@ class Plan:
     @property
     def rows(self) -> int:
         """Tokens that the step computes."""
-        return sum(piece.count for piece in self.pieces)
+        return sum(piece.rows for piece in self.pieces)
 
 
 def plan(state: State, limits: Limits, now_s: float = 0.0) -> Plan:
@@ -111,6 +111,9 @@ class _Draft:
         while index < len(self.kept):
             sequence = self.kept[index]
             lacking = self._lacking(sequence)
+            if not lacking:
+                index += 1
+                continue
             while lacking > self.free and self.kept[-1] is not sequence:
                 self._set_back_last()
                 lacking = self._lacking(sequence)  # those set back may have shared its page
@@ -122,7 +125,12 @@ class _Draft:
             index += 1
 
     def _lacking(self, sequence: Sequence) -> int:
-        return sequence.pages_lacking(self.limits) + self._is_shared(sequence.page_written)
+        """Pages that it needs for the step and does not hold; a copy of a shared one included."""
+        cached, held = sequence.cached, len(sequence.pages)
+        reach = self.limits.reach(len(sequence.ids), cached)
+        lacking = max(0, pages_for(reach) - held)
+        index = cached // PAGE_SIZE
+        return lacking + (index < held and self._is_shared(sequence.pages[index]))
 
     def _set_back_last(self) -> None:
         victim = self.kept.pop()
@@ -133,8 +141,8 @@ class _Draft:
                 self.owners[page] = self.owners.get(page, 0) - 1
                 self.free += self._owners_of(page) == 0
 
-    def _is_shared(self, page: int | None) -> bool:
-        return page is not None and page != GONE and self._owners_of(page) > 1
+    def _is_shared(self, page: int) -> bool:
+        return page != GONE and self._owners_of(page) > 1
 
     def _owners_of(self, page: int) -> int:
         return self.state.pool.owners(page) + self.owners.get(page, 0)
@@ -246,7 +254,7 @@ class _Draft:
 
     def pieces(self) -> tuple[Piece, ...]:
         """Rows for all, decodes first; those for whom none are left are passed over."""
-        rows = self.limits.token_budget
+        rows, whole = self.limits.token_budget, self.limits.window is None
         pieces = []
         for sequence, cached, pages in self._in_order():
             pending = len(sequence.ids) - cached
@@ -254,23 +262,26 @@ class _Draft:
             if count == 0:
                 break
             rows -= count
-            index = cached // PAGE_SIZE
-            copies = index < len(pages) and self._is_shared(pages[index])
-            if copies:
+            new = max(0, pages_for(len(sequence.ids) if whole else cached + count) - len(pages))
+            index, copies = cached // PAGE_SIZE, False
+            if index < len(pages) and self._is_shared(pages[index]):
                 self.owners[pages[index]] = self.owners.get(pages[index], 0) - 1
-            end = len(sequence.ids) if self.limits.window is None else cached + count
-            new = max(0, pages_for(end) - len(pages))
+                copies = True
             samples = count == pending
             pieces.append(Piece(sequence.request.id, cached, count, new, samples, copies))
         return tuple(pieces)
 
     def _in_order(self) -> list[tuple[Sequence, int, Pages[int]]]:
         """All that run in the step with what they have cached and where; decodes first."""
-        running: list[tuple[bool, tuple[int, int], Sequence, int, Pages[int]]]
-        running = [(s.pending > 1, s.rank, s, s.cached, s.pages) for s in self.kept]
-        for s, admission in self.joined.values():
-            rank = admission.level, s.request.id
-            decodes = len(s.ids) - admission.cached == 1
-            running.append((not decodes, rank, s, admission.cached, admission.pages))
-        running.sort(key=lambda entry: entry[:2])
-        return [entry[2:] for entry in running]
+        running: list[tuple[Sequence, int, Pages[int]]]
+        running = [(s, s.cached, s.pages) for s in self.kept]
+        if self.joined:
+            level = {s.request.id: s.level for s in self.kept}
+            for s, admission in self.joined.values():
+                level[s.request.id] = admission.level
+                running.append((s, admission.cached, admission.pages))
+            running.sort(key=lambda entry: (level[entry[0].request.id], entry[0].request.id))
+        decodes = [entry for entry in running if len(entry[0].ids) - entry[1] == 1]
+        if len(decodes) == len(running):
+            return running
+        return decodes + [entry for entry in running if len(entry[0].ids) - entry[1] > 1]

@@ -6,7 +6,6 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from slipstream.backends.batch import PAGE_SIZE
 from slipstream.engine.pages import pages_for
 from slipstream.engine.prefix import Digest
 from slipstream.engine.request import Request
@@ -98,13 +97,3 @@ class Sequence:
     def reads_all(self) -> bool:
         """Whether every row of the prompt must be computed: its log-probabilities are wanted."""
         return self.request.params.prompt_logprobs is not None
-
-    def pages_lacking(self, limits: Limits) -> int:
-        """Pages that it needs for the coming step and does not hold."""
-        return max(0, pages_for(limits.reach(len(self.ids), self.cached)) - len(self.pages))
-
-    @property
-    def page_written(self) -> int | None:
-        """The page that its next token is written to, if it has one already."""
-        index = self.cached // PAGE_SIZE
-        return self.pages[index] if index < len(self.pages) else None
