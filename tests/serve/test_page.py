@@ -135,7 +135,7 @@ def test_escape_stops_an_answer_and_frees_its_pages(browser):
 def test_a_refusal_is_shown_in_words_and_the_key_opens(browser):
     limits = AdmissionLimits()
     ring = KeyRing(limits.accounts, text=f"page:{KEY}")
-    engine = fake_engine(FakeProgram(257, parrot("Hello")), context=128)
+    engine = fake_engine(FakeProgram(257, parrot("Hello")))
     with live(make_app(engine, name="fake", limits=limits, keyring=ring)) as url:
         assert httpx.get(url).status_code == 200
         browser.get(url)
@@ -146,9 +146,10 @@ def test_a_refusal_is_shown_in_words_and_the_key_opens(browser):
         ask(browser, "Hi")
         wait(browser, lambda: every(browser, ".foot"))
         assert one(browser, ".turn.assistant .text").text == "Hello"
-        ask(browser, "x" * 150)
+        browser.execute_script("document.activeElement.value = 'x'.repeat(2000)")
+        ask(browser, "!")
         alarm = wait(browser, lambda: every(browser, "[role=alert]"))[0]
-        assert "tokens" in alarm.text and "at most 128" in alarm.text
+        assert "tokens" in alarm.text and "at most 1024" in alarm.text
 
 
 def names_and_roles(browser):
