@@ -34,11 +34,21 @@ struct LowRank {
   SLIPSTREAM_INLINE std::int64_t inputs_padded() const { return (inputs + 15) / 16 * 16; }
 };
 
+constexpr int kAdapterRows = 16;
+
+// Rows that have one adapter, wherever they are.
+struct AdapterRows {
+  int count = 0;
+  const float* wide[kAdapterRows];  // x [inputs]
+  float* narrow[kAdapterRows];      // t [rank]
+  float* out[kAdapterRows];         // y, at its output 0
+};
+
 struct AdapterKernels {
-  // t[0 … rank) from a row x of `inputs` floats.
-  void (*shrink)(const LowRank& adapter, const float* x, float* t);
-  // Adds to the outputs of some panels of a row; y points at the row's output 0.
-  void (*expand)(const LowRank& adapter, const float* t, float* y, Range panels);
+  // t from x.
+  void (*shrink)(const LowRank& adapter, const AdapterRows& rows);
+  // Adds to the outputs of some panels of y.
+  void (*expand)(const LowRank& adapter, const AdapterRows& rows, Range panels);
 };
 
 const AdapterKernels& adapter_kernels(Isa isa);

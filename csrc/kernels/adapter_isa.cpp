@@ -17,79 +17,97 @@ struct Bf16 {
   SLIPSTREAM_INLINE static f32x16 lanes(const uint16_t* p) { return load_bf16(p); }
 };
 
-// N rows of A against x, side by side: one chain of fma would wait for itself.
-template <class Format, int N>
-SLIPSTREAM_INLINE void shrink_rows(const typename Format::Element* a, int64_t stride,
-                                   int64_t inputs, const float* x, float scale, float* t) {
-  f32x16 sums[N];
-  for (int j = 0; j < N; ++j) sums[j] = zero_f32();
-  int64_t k = 0;
-  for (; k + kLanes <= inputs; k += kLanes) {
-    const f32x16 value = load(x + k);
-    SLIPSTREAM_UNROLL(4)
-    for (int j = 0; j < N; ++j) sums[j] = fma(Format::lanes(a + j * stride + k), value, sums[j]);
-  }
-  if (k < inputs) {
-    const f32x16 value = load(x + k, int(inputs - k));
-    for (int j = 0; j < N; ++j) sums[j] = fma(Format::lanes(a + j * stride + k), value, sums[j]);
-  }
-  for (int j = 0; j < N; ++j) t[j] = sum(sums[j]) * scale;
-}
-
-template <class Format>
-void shrink_as(const LowRank& adapter, const float* x, float* t) {
-  const auto* a = reinterpret_cast<const typename Format::Element*>(adapter.down.data());
+// J rows of A against R rows of x, from `j` and from `row` on: side by side, since one chain of fma
+// would wait for itself, and since decoding A takes longer than multiplying by it.
+template <class Format, int J, int R>
+SLIPSTREAM_INLINE void shrink_tile(const LowRank& adapter, const AdapterRows& rows, int row,
+                                   int64_t j) {
   const int64_t inputs = adapter.inputs, stride = adapter.inputs_padded();
-  int64_t j = 0;
-  for (; j + 4 <= adapter.rank; j += 4)
-    shrink_rows<Format, 4>(a + j * stride, stride, inputs, x, adapter.scale, t + j);
-  for (; j < adapter.rank; ++j)
-    shrink_rows<Format, 1>(a + j * stride, stride, inputs, x, adapter.scale, t + j);
+  const auto* a = reinterpret_cast<const typename Format::Element*>(adapter.down.data());
+  a += j * stride;
+  f32x16 sums[J][R];
+  for (int i = 0; i < J; ++i)
+    for (int r = 0; r < R; ++r) sums[i][r] = zero_f32();
+  for (int64_t k = 0; k < inputs; k += kLanes) {
+    const int n = chunk_size(int(inputs), int(k));
+    f32x16 values[R];
+    SLIPSTREAM_UNROLL(4)
+    for (int r = 0; r < R; ++r) values[r] = load_chunk(rows.wide[row + r] + k, n);
+    SLIPSTREAM_UNROLL(4)
+    for (int i = 0; i < J; ++i) {
+      const f32x16 weights = Format::lanes(a + i * stride + k);
+      SLIPSTREAM_UNROLL(4)
+      for (int r = 0; r < R; ++r) sums[i][r] = fma(weights, values[r], sums[i][r]);
+    }
+  }
+  for (int i = 0; i < J; ++i)
+    for (int r = 0; r < R; ++r) rows.narrow[row + r][j + i] = sum(sums[i][r]) * adapter.scale;
 }
 
-// N panels side by side.
-template <class Format, int N>
-SLIPSTREAM_INLINE void expand_panels(const typename Format::Element* b, int64_t rank,
-                                     const float* t, float* y, int lanes) {
-  const int64_t panel = rank * kLanes;
-  f32x16 sums[N];
-  for (int p = 0; p < N; ++p) sums[p] = zero_f32();
-  for (int64_t j = 0; j < rank; ++j) {
-    const f32x16 value = set1(t[j]);
-    SLIPSTREAM_UNROLL(4)
-    for (int p = 0; p < N; ++p)
-      sums[p] = fma(Format::lanes(b + p * panel + j * kLanes), value, sums[p]);
+template <class Format>
+void shrink_as(const LowRank& adapter, const AdapterRows& rows) {
+  int row = 0;
+  for (; row + 4 <= rows.count; row += 4)
+    for (int64_t j = 0; j < adapter.rank; ++j) shrink_tile<Format, 1, 4>(adapter, rows, row, j);
+  for (; row < rows.count; ++row) {
+    int64_t j = 0;
+    for (; j + 4 <= adapter.rank; j += 4) shrink_tile<Format, 4, 1>(adapter, rows, row, j);
+    for (; j < adapter.rank; ++j) shrink_tile<Format, 1, 1>(adapter, rows, row, j);
   }
-  for (int p = 0; p < N; ++p) {
-    float* out = y + p * kLanes;
-    store_chunk(out, load_chunk(out, lanes) + sums[p], lanes);
+}
+
+// P panels of B, from `panel` on, for R rows.
+template <class Format, int P, int R>
+SLIPSTREAM_INLINE void expand_tile(const LowRank& adapter, const AdapterRows& rows, int row,
+                                   int64_t panel) {
+  const int64_t stride = adapter.rank * kLanes;
+  const auto* b = reinterpret_cast<const typename Format::Element*>(adapter.up.data());
+  b += panel * stride;
+  f32x16 sums[P][R];
+  for (int p = 0; p < P; ++p)
+    for (int r = 0; r < R; ++r) sums[p][r] = zero_f32();
+  for (int64_t j = 0; j < adapter.rank; ++j) {
+    SLIPSTREAM_UNROLL(4)
+    for (int p = 0; p < P; ++p) {
+      const f32x16 weights = Format::lanes(b + p * stride + j * kLanes);
+      SLIPSTREAM_UNROLL(4)
+      for (int r = 0; r < R; ++r)
+        sums[p][r] = fma(weights, set1(rows.narrow[row + r][j]), sums[p][r]);
+    }
+  }
+  for (int p = 0; p < P; ++p) {
+    const int64_t output = (panel + p) * kLanes;
+    const int lanes = chunk_size(int(adapter.outputs), int(output));
+    for (int r = 0; r < R; ++r) {
+      float* out = rows.out[row + r] + output;
+      store_chunk(out, load_chunk(out, lanes) + sums[p][r], lanes);
+    }
   }
 }
 
 template <class Format>
-void expand_as(const LowRank& adapter, const float* t, float* y, Range panels) {
-  const auto* b = reinterpret_cast<const typename Format::Element*>(adapter.up.data());
-  const int64_t rank = adapter.rank, stride = rank * kLanes;
-  const int64_t whole = adapter.outputs / kLanes;  // panels without padding
-  int64_t p = panels.begin;
-  for (; p + 4 <= panels.end && p + 4 <= whole; p += 4)
-    expand_panels<Format, 4>(b + p * stride, rank, t, y + p * kLanes, kLanes);
-  for (; p < panels.end; ++p) {
-    const int lanes = p < whole ? kLanes : int(adapter.outputs - p * kLanes);
-    expand_panels<Format, 1>(b + p * stride, rank, t, y + p * kLanes, lanes);
+void expand_as(const LowRank& adapter, const AdapterRows& rows, Range panels) {
+  int row = 0;
+  for (; row + 4 <= rows.count; row += 4)
+    for (int64_t p = panels.begin; p < panels.end; ++p)
+      expand_tile<Format, 1, 4>(adapter, rows, row, p);
+  for (; row < rows.count; ++row) {
+    int64_t p = panels.begin;
+    for (; p + 4 <= panels.end; p += 4) expand_tile<Format, 4, 1>(adapter, rows, row, p);
+    for (; p < panels.end; ++p) expand_tile<Format, 1, 1>(adapter, rows, row, p);
   }
 }
 
-void shrink(const LowRank& adapter, const float* x, float* t) {
-  if (adapter.format == CodeFormat::f32) return shrink_as<F32>(adapter, x, t);
-  if (adapter.format == CodeFormat::f16) return shrink_as<F16>(adapter, x, t);
-  shrink_as<Bf16>(adapter, x, t);
+void shrink(const LowRank& adapter, const AdapterRows& rows) {
+  if (adapter.format == CodeFormat::f32) return shrink_as<F32>(adapter, rows);
+  if (adapter.format == CodeFormat::f16) return shrink_as<F16>(adapter, rows);
+  shrink_as<Bf16>(adapter, rows);
 }
 
-void expand(const LowRank& adapter, const float* t, float* y, Range panels) {
-  if (adapter.format == CodeFormat::f32) return expand_as<F32>(adapter, t, y, panels);
-  if (adapter.format == CodeFormat::f16) return expand_as<F16>(adapter, t, y, panels);
-  expand_as<Bf16>(adapter, t, y, panels);
+void expand(const LowRank& adapter, const AdapterRows& rows, Range panels) {
+  if (adapter.format == CodeFormat::f32) return expand_as<F32>(adapter, rows, panels);
+  if (adapter.format == CodeFormat::f16) return expand_as<F16>(adapter, rows, panels);
+  expand_as<Bf16>(adapter, rows, panels);
 }
 
 }  // namespace

@@ -6,6 +6,7 @@
 // which writes it, until the linear, which adds B t; only one linear at a time needs it.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -62,6 +63,11 @@ class Adapters {
     return part ? &*part : nullptr;
   }
   // Whether any of these rows has a part at one of the sites.
+  // Calls visit(part, rows) for rows [row_begin, row_end) by their part at `site`, up to
+  // kAdapterRows of one part together; `place(rows, row)` adds a row to the rows.
+  template <class Place, class Visit>
+  void by_part(Domain domain, std::int64_t row_begin, std::int64_t row_end, int site, Place place,
+               Visit visit) const;
   bool touches(Domain domain, std::int64_t row_begin, std::int64_t row_end, SiteRange sites) const;
   // Where t of a row at the i-th site of its linear is, [rank].
   float* products(std::int64_t row, int i) {
@@ -87,5 +93,26 @@ class Adapters {
   std::vector<std::int32_t> selected_;  // [logit rows]
   AlignedBuffer products_;              // [rows][most_sites_][most_rank_] floats
 };
+
+template <class Place, class Visit>
+void Adapters::by_part(Domain domain, std::int64_t row_begin, std::int64_t row_end, int site,
+                       Place place, Visit visit) const {
+  for (std::int64_t begin = row_begin; begin < row_end; begin += kAdapterRows) {
+    const std::int64_t end = std::min<std::int64_t>(begin + kAdapterRows, row_end);
+    std::uint32_t left = (1u << (end - begin)) - 1;  // rows not yet visited
+    for (std::int64_t first = begin; first < end; ++first) {
+      const LowRank* wanted = part(domain, first, site);
+      if (wanted == nullptr || (left >> (first - begin) & 1) == 0) continue;
+      AdapterRows rows;
+      for (std::int64_t row = first; row < end; ++row) {
+        if (part(domain, row, site) != wanted) continue;
+        place(rows, row);
+        ++rows.count;
+        left &= ~(1u << (row - begin));
+      }
+      visit(*wanted, rows);
+    }
+  }
+}
 
 }  // namespace slipstream

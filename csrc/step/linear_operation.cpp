@@ -38,12 +38,13 @@ RowOperation shrink(int node, Domain domain, int values, const LinearSites& site
   const auto work = [=](const Step& step, int row_begin, int row_end) {
     if (step.adapters == nullptr) return;
     const Rows<float> x = rows_of(step, values);
-    for (int row = row_begin; row < row_end; ++row) {
-      for (int i = 0; i < sites.range.count; ++i) {
-        const LowRank* part = step.adapters->part(domain, row, sites.range.first + i);
-        if (part == nullptr) continue;
-        sites.kernels->shrink(*part, x[row], step.adapters->products(row, i));
-      }
+    for (int i = 0; i < sites.range.count; ++i) {
+      const auto place = [&](AdapterRows& rows, std::int64_t row) {
+        rows.wide[rows.count] = x[row];
+        rows.narrow[rows.count] = step.adapters->products(row, i);
+      };
+      step.adapters->by_part(domain, row_begin, row_end, sites.range.first + i, place,
+                             sites.kernels->shrink);
     }
   };
   RowOperation operation{{node, {values}, {}}, domain, work};
@@ -174,12 +175,15 @@ void LinearOperation::multiply_adapted(const Step& step, const LinearInput& inpu
 void LinearOperation::add_adapters(const Step& step, int i, const Part& range,
                                    const Rows<float>& y) const {
   const std::int64_t column = range.panels.begin * kPanelOutputs;
-  for (std::int64_t row = range.rows.begin; row < range.rows.end; ++row) {
-    const LowRank* part = step.adapters->part(domain_, row, sites_.range.first + i);
-    if (part == nullptr) continue;
-    float* origin = y[row - range.rows.begin] - column;
-    sites_.kernels->expand(*part, step.adapters->products(row, i), origin, range.panels);
-  }
+  const auto place = [&](AdapterRows& rows, std::int64_t row) {
+    rows.narrow[rows.count] = step.adapters->products(row, i);
+    rows.out[rows.count] = y[row - range.rows.begin] - column;
+  };
+  const auto expand = [&](const LowRank& part, const AdapterRows& rows) {
+    sites_.kernels->expand(part, rows, range.panels);
+  };
+  step.adapters->by_part(domain_, range.rows.begin, range.rows.end, sites_.range.first + i, place,
+                         expand);
 }
 
 }  // namespace slipstream
