@@ -10,6 +10,8 @@ from safetensors.numpy import save_file
 
 from slipstream.backends.native import native_module
 from slipstream.checkpoint.artifact import verify
+from slipstream.cli import generate as generate_verb
+from slipstream.cli import prune as prune_verb
 from slipstream.cli import quantize as verb
 from slipstream.cli.compress_order import parse_memory
 from slipstream.compress.calibration_text import read_documents
@@ -142,6 +144,34 @@ def test_a_broken_limit_writes_nothing_unless_forced(
         model, out=out, method="rtn", limit=["kl<1e-9"], text=words, tokens=256, force=True
     )
     assert verify(out)["within_limits"] is False
+
+
+def test_a_pruned_model_is_smaller_and_answers(
+    model: str, words: Path, tmp_path: Path, capsys
+) -> None:
+    out = tmp_path / "out"
+    prune_verb.command(
+        model, out=out, blocks=1, heads=0.5, neurons=0.25, width=0.4, scope="model", text=words,
+        tokens=256, as_json=True,
+    )  # fmt: skip
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert rows[-1]["size_bytes"] < 0.8 * rows[0]["size_bytes"]
+    assert [entry["method"] for entry in verify(out)["recipe"]["pass"]] == [
+        "drop_blocks", "drop_heads", "drop_neurons", "drop_width",
+    ]  # fmt: skip
+    pruned = load(out)
+    assert len(pruned.graph.attentions) == 1 and pruned.graph.width == 64
+    generate_verb.command(str(out), prompt="w5 w6", max_tokens=4)
+    assert capsys.readouterr().out.strip()
+
+
+def test_nothing_to_prune_is_refused(model: str) -> None:
+    with pytest.raises(UnsupportedError, match="nothing is to be pruned"):
+        prune_verb.command(model)
+    with pytest.raises(UnsupportedError, match="--method"):
+        prune_verb.command(model, sparsity=0.5, method="guess")
+    with pytest.raises(UnsupportedError, match="pattern is one of"):
+        prune_verb.command(model, sparsity=0.5, pattern="3:4")
 
 
 def test_too_little_memory_is_refused(model: str, words: Path, tmp_path: Path) -> None:

@@ -73,6 +73,11 @@ VERBS: dict[str, Verb] = {
         "Carry out one recipe of your own, written with its proof.",
         "slipstream quantize smollm2:135m --bits 4 --group 64 --method gptq -o OUT",
     ),
+    "prune": Verb(
+        "slipstream.cli.prune",
+        "Make a model smaller: fewer blocks, heads, neurons, channels or weights.",
+        "slipstream prune smollm2:135m --neurons 0.2 --blocks 2 -o OUT",
+    ),
     "evaluate": Verb(
         "slipstream.cli.evaluate",
         "Measure a model's perplexity, or its distance from the original.",
@@ -82,6 +87,11 @@ VERBS: dict[str, Verb] = {
         "slipstream.cli.bench",
         "Measure how fast models run here.",
         "slipstream bench OUT smollm2:135m",
+    ),
+    "bench kernels": Verb(
+        "slipstream.cli.bench_kernels",
+        "Time every kernel beside this machine's ceilings.",
+        "slipstream bench kernels smollm2:135m --plot roofline.html",
     ),
     "load": Verb(
         "slipstream.cli.load",
@@ -100,9 +110,10 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     if words[0] in ("--version", "-V"):
         print(f"slipstream {slipstream.__version__}")
         sys.exit(0)
-    if words[0] not in VERBS:
+    count = 2 if " ".join(words[:2]) in VERBS else 1  # of words in the verb
+    if count == 1 and words[0] not in VERBS:
         _fail(unknown(words[0]), USAGE)
-    run_verb(words[0], words[1:])
+    run_verb(" ".join(words[:count]), words[count:])
 
 
 def run_verb(name: str, words: list[str]) -> NoReturn:

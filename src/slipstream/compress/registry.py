@@ -6,9 +6,11 @@ from slipstream.compress.passes.awq import Awq
 from slipstream.compress.passes.drop_blocks import DropBlocks
 from slipstream.compress.passes.drop_inputs import DropHeads, DropNeurons
 from slipstream.compress.passes.drop_width import DropWidth
+from slipstream.compress.passes.low_rank import LowRank
 from slipstream.compress.passes.pruners import Magnitude, SparseGpt, Wanda
 from slipstream.compress.passes.quantizers import Gptq, Hqq, Imatrix, Rtn
 from slipstream.compress.passes.rotate import Rotate
+from slipstream.compress.passes.share_layers import ShareLayers
 from slipstream.compress.passes.smoothquant import SmoothQuant
 
 METHODS: dict[str, type[Any]] = {
@@ -26,6 +28,8 @@ METHODS: dict[str, type[Any]] = {
     "drop_heads": DropHeads,
     "drop_neurons": DropNeurons,
     "drop_width": DropWidth,
+    "low_rank": LowRank,
+    "share_layers": ShareLayers,
 }
 QUANTIZERS = ("rtn", "gptq", "awq", "hqq", "imatrix")
 PRUNERS = ("magnitude", "wanda", "sparsegpt")

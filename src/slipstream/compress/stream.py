@@ -43,7 +43,7 @@ def stream(
         for index in range(done, len(stages)):
             stage, now = stages[index], walk.now()
             moments = walk.moments(stage, now) if calibrated else {}
-            visit = Visit(now, stage, moments, roles, walk.rows)
+            visit = Visit(now, stage, moments, roles, walk.rows, _read_before(stages[:index]))
             _say_overflow(visit, calibrated)
             visitor(visit)
             save_tensors(walk.tensors_path(index), visit.changed, {"notes": _plain(visit.notes)})
@@ -156,6 +156,12 @@ class _Walk:
 
 def _by_weight(part: Sequence[InputGroup], found: Mapping[str, Moments]) -> dict[str, Moments]:
     return {name: found[group.key] for group in part for name in group.weights}
+
+
+def _read_before(stages: Sequence[Stage]) -> frozenset[str]:
+    """Weights of the blocks so far: shared ones are changed only once, at their first use."""
+    blocks = (stage for stage in stages if stage.layer is not None)
+    return frozenset(name for stage in blocks for name in stage.weights)
 
 
 def _say_overflow(visit: Visit, calibrated: bool) -> None:

@@ -100,6 +100,7 @@ class Visit:
     moments: Mapping[str, Moments]
     roles: Mapping[str, frozenset[Role]]
     rows: F32 | None = None  # that enter the stage
+    earlier: frozenset[str] = frozenset()  # weights that an earlier block also reads
     changed: dict[str, Tensor] = field(default_factory=dict)
     notes: list[Note] = field(default_factory=list)
 

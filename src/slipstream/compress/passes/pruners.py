@@ -65,7 +65,7 @@ class Pruner:
         for group in visit.groups:
             for name in group.weights:
                 taken = selected(self.select, name, visit.roles[name])
-                if taken and not visit.rounded(name):
+                if taken and not visit.rounded(name) and name not in visit.earlier:
                     self._prune_or_note(visit, name, group)
 
     def prune(self, weight: F32, moments: Moments | None, sparsity: float) -> F32:

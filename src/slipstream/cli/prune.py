@@ -1,0 +1,122 @@
+"""`slipstream prune`: fewer weights, heads, neurons, channels or blocks, with the proof."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from slipstream.cli.compress_order import parse_memory, read_recipe
+from slipstream.cli.compress_session import Order, run_compression
+from slipstream.compress.chain import Chain, parse_chain
+from slipstream.compress.registry import PRUNERS
+from slipstream.errors import UnsupportedError
+from slipstream.optimize.limits import parse_limit
+
+
+def command(  # noqa: PLR0917  each argument is an option of the command line
+    model: Annotated[str, typer.Argument(help="A name, a file or a folder; see `pull`.")],
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="Folder for the artifact.")
+    ] = None,
+    blocks: Annotated[int, typer.Option(min=0, help="Transformer blocks to take out.")] = 0,
+    heads: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of key/value heads to take out.")
+    ] = 0.0,
+    neurons: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of MLP neurons to take out.")
+    ] = 0.0,
+    width: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of the hidden width to take out.")
+    ] = 0.0,
+    scope: Annotated[
+        str, typer.Option(help="Heads and neurons: equally in each layer, or over the model.")
+    ] = "layer",
+    sparsity: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of single weights to make zero.")
+    ] = 0.0,
+    method: Annotated[
+        str, typer.Option(help=f"Of single weights: {', '.join(PRUNERS)}.")
+    ] = "wanda",
+    pattern: Annotated[
+        str, typer.Option(help="Of single weights: unstructured, 2:4, 4:8 or block.")
+    ] = "unstructured",
+    owl: Annotated[bool, typer.Option(help="A ratio of its own for each layer.")] = False,
+    recipe: Annotated[
+        Path | None, typer.Option(help="A TOML recipe of passes, instead of the options above.")
+    ] = None,
+    text: Annotated[
+        Path | None,
+        typer.Option(
+            help="Text, .jsonl or chats to calibrate and measure on. Default: the model writes."
+        ),
+    ] = None,
+    limit: Annotated[
+        list[str] | None, typer.Option(help="Write nothing unless kept; see `optimize`.")
+    ] = None,
+    tokens: Annotated[int, typer.Option(min=128, help="Tokens to measure on.")] = 4096,
+    memory: Annotated[
+        str | None, typer.Option(help="Most memory to compress with, as 2GB. Default: half.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what each layer would become, and stop.")
+    ] = False,
+    force: Annotated[bool, typer.Option(help="Write even what breaks a limit.")] = False,
+    overwrite: Annotated[bool, typer.Option(help="Replace an artifact at --out.")] = False,
+    fresh: Annotated[bool, typer.Option(help="Begin anew where a run was cut short.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Prune a model, measure the result against the original, and write both.
+
+    Example: slipstream prune smollm2:135m --neurons 0.2 --blocks 2 -o out/pruned
+
+    Blocks, heads, neurons and width make a smaller and faster model; single weights made zero only
+    help where something later uses the zeros.
+    """
+    asked = {"blocks": blocks, "heads": heads, "neurons": neurons, "width": width, "scope": scope}
+    single = {"sparsity": sparsity, "method": method, "pattern": pattern, "owl": owl}
+    chain = _chain(asked, single) if recipe is None else read_recipe(recipe)
+    run_compression(
+        Order(
+            model=model,
+            out=out,
+            chain=chain,
+            limits=tuple(parse_limit(text) for text in limit or []),
+            text=text,
+            tokens=tokens,
+            memory_bytes=parse_memory(memory),
+            dry_run=dry_run,
+            force=force,
+            overwrite=overwrite,
+            fresh=fresh,
+            as_json=as_json,
+        )
+    )
+
+
+def _chain(asked: dict[str, Any], single: dict[str, Any]) -> Chain:
+    """Blocks, heads, neurons, width, then single weights: the largest cuts first."""
+    passes: list[dict[str, Any]] = []
+    if asked["blocks"]:
+        passes.append({"method": "drop_blocks", "count": asked["blocks"]})
+    for name in ("heads", "neurons"):
+        if asked[name]:
+            entry = {"method": f"drop_{name}", "share": asked[name], "scope": asked["scope"]}
+            passes.append(entry)
+    if asked["width"]:
+        passes.append({"method": "drop_width", "share": asked["width"]})
+    if single["sparsity"] or single["pattern"] in ("2:4", "4:8"):
+        passes.append(_single(**single))
+    if not passes:
+        raise UnsupportedError(
+            "nothing is to be pruned: give --blocks, --heads, --neurons, --width or --sparsity"
+        )
+    return parse_chain({"activations": "f32", "pass": passes})
+
+
+def _single(sparsity: float, method: str, pattern: str, owl: bool) -> dict[str, Any]:
+    if method not in PRUNERS:
+        raise UnsupportedError(f"--method is one of {', '.join(PRUNERS)}, not {method!r}")
+    entry: dict[str, Any] = {"method": method, "pattern": pattern}
+    if ":" not in pattern:
+        entry["sparsity"] = sparsity
+    return {**entry, "owl": True} if owl else entry
