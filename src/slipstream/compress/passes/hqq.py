@@ -3,10 +3,12 @@
 Badri & Shaji 2023, https://mobiusml.github.io/hqq_blog. The error E = W - Q is asked to be small
 in ‖·‖ₚ with p < 1, which forgives the few outliers. Half-quadratic splitting alternates
 
-    E ← shrink(W - Q, β)          the outliers, by a generalised soft threshold
-    zero ← mean(q - (W - E) / s)  the grid, for W without its outliers
+    E ← shrink(W - Q, β)    the outliers, by a generalised soft threshold
+    grid ← fit of W - E     for W without its outliers
 
-with β growing. A symmetric grid has no zero to move; there the scale is refitted to W - E.
+with β growing. The authors move a float zero only; here zeros are whole codes, which hardly move:
+the scale is fitted as well. Errors are measured in steps of the grid, which makes β independent of
+the weights' size.
 """
 
 import numpy as np
@@ -34,7 +36,7 @@ def round_half_quadratic(
             grouped, grid.scale[rows].astype(np.float32), grid.zero[rows], format, (p, steps, beta)
         )
         grid.scale[rows] = to_storage(scale, grid.scale.dtype)
-        grid.zero[rows] = _storable(zero, format, grid.scale.dtype)
+        grid.zero[rows] = _storable(zero, format)
         wide = grid.scale[rows].astype(np.float32)[..., None]
         found = to_codes(grouped, wide, grid.zero[rows][..., None], format)
         codes[rows] = found.reshape(weight[rows].shape)
@@ -63,7 +65,7 @@ def _alternate(
         better = size < least
         best = (np.where(better, scale, best[0]), np.where(better, zero, best[1]))
         least = np.minimum(size, least)
-        kept = grouped - shrink(error, beta, p)
+        kept = grouped - shrink(error * inverse_of(wide), beta, p) * wide
         scale, zero = _moved(kept, codes, scale, zero, format)
         beta *= _KAPPA
     return best
@@ -78,11 +80,17 @@ def _moved(kept: F32, codes: F32, scale: F32, zero: F32, format: Affine) -> tupl
         return np.divide(above, below, out=scale.copy(), where=below > 0), zero
     if format.zero == "minimum":
         return scale, (kept - codes * scale[..., None]).mean(axis=-1)
-    return scale, (codes - kept * inverse_of(scale)[..., None]).mean(axis=-1)
+    centred = codes - codes.mean(axis=-1, keepdims=True)
+    spread = (centred * centred).sum(axis=-1)
+    slope = np.divide((centred * kept).sum(axis=-1), spread, out=scale.copy(), where=spread > 0)
+    whole = _storable((codes - kept * inverse_of(slope)[..., None]).mean(axis=-1), format)
+    steps = codes - whole[..., None]
+    below = (steps * steps).sum(axis=-1)
+    return np.divide((steps * kept).sum(axis=-1), below, out=slope, where=below > 0), whole
 
 
-def _storable(zero: F32, format: Affine, dtype: np.dtype) -> F32:
-    """A whole code, or a minimum as it is stored."""
+def _storable(zero: F32, format: Affine) -> F32:
+    """A whole code, or a minimum as float16 holds it."""
     if format.zero == "minimum":
-        return to_storage(zero, dtype).astype(np.float32)
+        return to_storage(zero, np.dtype(np.float16)).astype(np.float32)
     return np.clip(np.rint(zero), *format.code_range).astype(np.float32)

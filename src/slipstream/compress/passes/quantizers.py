@@ -12,6 +12,7 @@ from slipstream.compress.passes.gptq import factor_hessian, gptq
 from slipstream.compress.passes.grid import Clip
 from slipstream.compress.passes.rounding import Rounding
 from slipstream.compress.passes.rtn import round_to_nearest
+from slipstream.compress.passes.scales import refit_scales
 from slipstream.errors import NumericError
 from slipstream.formats.tensor import Affine, AffineTensor, Zero
 
@@ -35,7 +36,8 @@ class Gptq(Rounding):
 
     damping    share of the mean diagonal that is added to the Hessian
     act_order  loudest inputs first, with groups fitted beforehand
-    sweeps     rounds of coordinate descent afterwards; see `passes.descent`
+    sweeps     rounds afterwards of fitting the scales again (`passes.scales`) and of coordinate
+               descent (`passes.descent`)
     """
 
     clip: Clip = "mse"
@@ -54,8 +56,9 @@ class Gptq(Rounding):
         factor = factor_hessian(hessian, self.damping, self.act_order)
         kept = zeros_of(weight)
         tensor = gptq(weight, factor, format, self.clip, kept_zero=kept).tensor
-        if self.sweeps:
-            tensor = descend(weight, tensor, hessian, self.damping, self.sweeps, kept_zero=kept)
+        for _ in range(self.sweeps):
+            tensor = refit_scales(weight, tensor, hessian)
+            tensor = descend(weight, tensor, hessian, self.damping, sweeps=1, kept_zero=kept)
         return tensor
 
 
