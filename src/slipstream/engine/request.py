@@ -116,7 +116,9 @@ class SamplingParams:
 
     def _check_changes(self) -> None:
         """What changes the logits of single tokens, or forbids them."""
-        _require(0 < self.repetition_penalty <= 10, "repetition_penalty", "in (0, 10] (1: none)")
+        _require(
+            0.01 <= self.repetition_penalty <= 10, "repetition_penalty", "in [0.01, 10] (1: none)"
+        )
         _require(-2 <= self.presence_penalty <= 2, "presence_penalty", "in [-2, 2]")
         _require(-2 <= self.frequency_penalty <= 2, "frequency_penalty", "in [-2, 2]")
         ids = [i for i, _ in self.logit_bias]

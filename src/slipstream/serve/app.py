@@ -19,9 +19,12 @@ from slipstream.serve.catalog import Catalog, Served
 from slipstream.serve.leases import Leases
 from slipstream.serve.routes import (
     admin,
+    batches,
     chat,
     completions,
+    document,
     embeddings,
+    files,
     models,
     ollama,
     operations,
@@ -39,9 +42,12 @@ ROUTES = (
     responses,
     embeddings,
     tokenize,
+    files,
+    batches,
     ollama,
     models,
     operations,
+    document,
     page,
 )
 

@@ -7,9 +7,19 @@ Extensions are spelled as vLLM spells them (`top_k`, `min_p`, `repetition_penalt
 """
 
 import json
+from dataclasses import dataclass
 from typing import Annotated, Any, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetJsonSchemaHandler,
+    model_validator,
+)
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 from slipstream.engine.grammar import Grammar
 from slipstream.engine.request import (
@@ -23,16 +33,34 @@ from slipstream.engine.request import (
 from slipstream.errors import RequestError
 
 
-def only(*neutral: Any) -> AfterValidator:
+@dataclass(frozen=True)
+class Only(AfterValidator):
+    """What `only` makes."""
+
+    values: tuple[Any, ...] = ()
+
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        """In the API document: null, or one of the values."""
+        return {"enum": [None, *self.values]}
+
+
+def only(*neutral: Any) -> Only:
     """For a field that is accepted as null or with these values: they ask for nothing special."""
     names = " or ".join(json.dumps(value) for value in neutral)
 
     def check(value: Any) -> Any:
-        if value is not None and value not in neutral:
+        if value is not None and not any(_same(value, one) for one in neutral):
             raise ValueError(f"not supported{f', except as {names}' if names else ''}")
         return value
 
-    return AfterValidator(check)
+    return Only(check, neutral)
+
+
+def _same(value: Any, other: Any) -> bool:
+    """Equal as JSON: False is not 0 there."""
+    return value == other and isinstance(value, bool) == isinstance(other, bool)
 
 
 class Strict(BaseModel):
@@ -94,7 +122,7 @@ class Generation(Strict):
     typical_p: Annotated[float, Field(gt=0, le=1)] | None = None
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
-    repetition_penalty: Annotated[float, Field(gt=0, le=10)] | None = None
+    repetition_penalty: Annotated[float, Field(ge=0.01, le=10)] | None = None
     logit_bias: (
         Annotated[dict[str, Annotated[float, Field(ge=-100, le=100)]], Field(max_length=BIASES_MAX)]
         | None

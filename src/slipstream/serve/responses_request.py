@@ -84,7 +84,7 @@ class ResponsesRequest(Strict):
 
     top_k: Annotated[int, Field(ge=-1)] | None = None
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    repetition_penalty: Annotated[float, Field(gt=0, le=10)] | None = None
+    repetition_penalty: Annotated[float, Field(ge=0.01, le=10)] | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**64)] | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     priority: int | None = None
