@@ -77,9 +77,10 @@ def memory_needed(graph: Graph, shapes: Mapping[str, tuple[int, ...]], tokens: i
     rows = 3 * 4 * tokens * graph.width
     worst = 0
     for stage in stages_of(graph):
-        if stage.layer is None:
-            continue
         matrices = [shapes[name] for name in stage.weights if len(shapes[name]) == 2]
+        if stage.layer is None:  # embedding and head are rounded in pieces
+            worst = max(worst, *(12 * out * wide for out, wide in matrices), 0)
+            continue
         weights = sum(4 * out * wide for out, wide in matrices)
         widest = max((wide for _, wide in matrices), default=0)
         worst = max(worst, 3 * weights + 28 * widest * widest)

@@ -46,8 +46,7 @@ def stream(
             visit = Visit(now, stage, moments, roles, walk.rows, _read_before(stages[:index]))
             _say_overflow(visit, calibrated)
             visitor(visit)
-            save_tensors(walk.tensors_path(index), visit.changed, {"notes": _plain(visit.notes)})
-            walk.changed.update(visit.changed)
+            walk.keep(index, visit)
             if calibrated and index + 1 < len(stages):
                 walk.pass_on(index, stage)
             for note in visit.notes:
@@ -108,6 +107,13 @@ class _Walk:
             by_key = gather(program, self._run_ids(stage), part, kv, all_logits=all_logits)
             found.update(_by_weight(part, by_key))
         return {name: moments for name, moments in found.items() if moments.finite}
+
+    def keep(self, index: int, visit: Visit) -> None:
+        """What was put goes to disk, and from now on is read from there: memory stays bounded."""
+        path = self.tensors_path(index)
+        save_tensors(path, visit.changed, {"notes": _plain(visit.notes)})
+        stored = StoredTensors([path])
+        self.changed.update({name: stored[name] for name in stored})
 
     def pass_on(self, index: int, stage: Stage) -> None:
         """Runs the stage as it is now; its rows become those of the next, on disk first."""
