@@ -11,10 +11,10 @@ from slipstream.evaluate.evaluation import Distance, Evaluation
 from slipstream.evaluate.interval import Measured
 from slipstream.formats.tensor import Affine
 from slipstream.optimize.limits import parse_limits
-from slipstream.optimize.plot import log_ticks, ticks
 from slipstream.optimize.report import report_html
 from slipstream.optimize.study import Result, Role, Study, choose, pareto_front
 from slipstream.optimize.table import rows
+from slipstream.svg import log_ticks, ticks
 
 
 def result(

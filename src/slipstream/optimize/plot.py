@@ -4,10 +4,11 @@ Colors are CSS variables of the page, so that a plot follows the reader's light 
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Literal
+
+from slipstream.svg import line, log_ticks, text, text_upwards, ticks
 
 WIDTH, HEIGHT = 560, 380
 LEFT, RIGHT, TOP, BOTTOM = 72, 18, 16, 52
@@ -96,16 +97,15 @@ def _axes(plot: Plot, frame: _Frame) -> list[str]:
     parts = []
     for value in ticks(frame.x_low, frame.x_high):
         x = frame.x(value)
-        parts.append(_line("grid", (x, TOP), (x, HEIGHT - BOTTOM)))
-        parts.append(_text(x, HEIGHT - BOTTOM + 18, f"{value:g}", "tick", "middle"))
+        parts.append(line("grid", (x, TOP), (x, HEIGHT - BOTTOM)))
+        parts.append(text(x, HEIGHT - BOTTOM + 18, f"{value:g}", "tick", "middle"))
     for value in log_ticks(frame.y_low, frame.y_high):
         y = frame.y(value)
-        parts.append(_line("grid", (LEFT, y), (WIDTH - RIGHT, y)))
-        parts.append(_text(LEFT - 8, y + 4, f"{value:g}", "tick", "end"))
+        parts.append(line("grid", (LEFT, y), (WIDTH - RIGHT, y)))
+        parts.append(text(LEFT - 8, y + 4, f"{value:g}", "tick", "end"))
     middle = (TOP + HEIGHT - BOTTOM) / 2
-    parts.append(_text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 10, plot.x_label, "label", "middle"))
-    turned = f'text-anchor="middle" transform="translate(14 {middle:.0f}) rotate(-90)"'
-    parts.append(f'<text class="label" {turned}>{escape(plot.y_label)}</text>')
+    parts.append(text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 10, plot.x_label, "label", "middle"))
+    parts.append(text_upwards(14, middle, plot.y_label, "label"))
     return parts
 
 
@@ -114,13 +114,13 @@ def _lines(plot: Plot, frame: _Frame) -> list[str]:
     if plot.x_line is not None:
         x = frame.x(plot.x_line[0])
         side, anchor = (-6, "end") if x > WIDTH / 2 else (6, "start")
-        parts.append(_line("mark", (x, TOP), (x, HEIGHT - BOTTOM)))
-        parts.append(_text(x + side, HEIGHT - BOTTOM - 8, plot.x_line[1], "note", anchor))
+        parts.append(line("mark", (x, TOP), (x, HEIGHT - BOTTOM)))
+        parts.append(text(x + side, HEIGHT - BOTTOM - 8, plot.x_line[1], "note", anchor))
     if plot.y_limit is not None:
         y = frame.y(plot.y_limit[0])
-        parts.append(_line("limit", (LEFT, y), (WIDTH - RIGHT, y)))
+        parts.append(line("limit", (LEFT, y), (WIDTH - RIGHT, y)))
         at, anchor = (LEFT + 6, "start") if plot.step_right else (WIDTH - RIGHT - 6, "end")
-        parts.append(_text(at, y - 6, plot.y_limit[1], "note limit-note", anchor))
+        parts.append(text(at, y - 6, plot.y_limit[1], "note limit-note", anchor))
     return parts
 
 
@@ -137,8 +137,8 @@ def _front(plot: Plot, frame: _Frame) -> list[str]:
 
 def _bars(point: Point, frame: _Frame) -> str:
     x, y = frame.x(point.x[0]), frame.y(point.y[0])
-    across = _line("bar", (frame.x(point.x[1]), y), (frame.x(point.x[2]), y))
-    return across + _line("bar", (x, frame.y(point.y[1])), (x, frame.y(point.y[2])))
+    across = line("bar", (frame.x(point.x[1]), y), (frame.x(point.x[2]), y))
+    return across + line("bar", (x, frame.y(point.y[1])), (x, frame.y(point.y[2])))
 
 
 def _dot(point: Point, frame: _Frame) -> str:
@@ -165,7 +165,7 @@ def _numbers(plot: Plot, frame: _Frame) -> list[str]:
         at = (free or places)[0]
         taken.append(at)
         kind = "number chosen-number" if point.kind == "chosen" else "number"
-        parts.append(_text(at[0], at[1] + 4, str(point.number), kind, "middle"))
+        parts.append(text(at[0], at[1] + 4, str(point.number), kind, "middle"))
     return parts
 
 
@@ -174,32 +174,3 @@ _PLACES = ((15, -11), (15, 11), (-15, -11), (-15, 11), (0, -20), (0, 20), (24, 0
 
 def _apart(one: tuple[float, float], other: tuple[float, float]) -> bool:
     return abs(one[0] - other[0]) > 14 or abs(one[1] - other[1]) > 12
-
-
-def _line(kind: str, start: tuple[float, float], end: tuple[float, float]) -> str:
-    (x1, y1), (x2, y2) = start, end
-    return f'<line class="{kind}" x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"/>'
-
-
-def _text(x: float, y: float, words: str, kind: str, anchor: str) -> str:
-    place = f'x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"'
-    return f'<text class="{kind}" {place}>{escape(words)}</text>'
-
-
-def ticks(low: float, high: float, about: int = 6) -> Sequence[float]:
-    """Round numbers between two values."""
-    raw = (high - low) / about
-    step = 10 ** math.floor(math.log10(raw))
-    step = next(step * factor for factor in (1, 2, 5, 10) if step * factor >= raw)
-    first = math.ceil(low / step)
-    return [round(step * n, 10) for n in range(first, math.floor(high / step) + 1)]
-
-
-def log_ticks(low: float, high: float) -> Sequence[float]:
-    """1, 2 and 5 times the powers of ten between 10^low and 10^high."""
-    values = [
-        round(digit * 10.0**power, 12)
-        for power in range(math.floor(low) - 1, math.ceil(high) + 1)
-        for digit in (1, 2, 5)
-    ]
-    return [value for value in values if low <= math.log10(value) <= high]
