@@ -1,6 +1,7 @@
 """Codes of 3 and 2 bits: codes of 4 bits in a smaller range."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -34,4 +35,4 @@ def test_more_bits_err_less() -> None:
         np.square(weight - quantize_affine(weight, Affine(bits, 32)).dequantize()).mean()  # type: ignore[arg-type]
         for bits in (2, 3, 4, 8)
     ]
-    assert all(a > 3 * b for a, b in zip(errors, errors[1:], strict=False))
+    assert all(a > 3 * b for a, b in pairwise(errors))
