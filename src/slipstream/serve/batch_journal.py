@@ -14,6 +14,7 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from threading import Lock
 from typing import Any, BinaryIO
 
 from slipstream.errors import SourceError
@@ -33,6 +34,7 @@ class Journal:
         self.path = path
         self._places: dict[int, tuple[int, int]] = {}  # line → (offset, size) of its record
         self._owner = {"journal": 1, **owner}
+        self._syncing = Lock()  # a thread that was left behind may still be at it
         try:
             self._file: BinaryIO = path.open("a+b", buffering=0)
         except OSError as error:
@@ -63,8 +65,10 @@ class Journal:
         return result
 
     def sync(self) -> None:
-        """Returns when everything is on the disk."""
-        os.fsync(self._file.fileno())
+        """Returns when everything is on the disk; any thread may call it."""
+        with self._syncing:
+            if not self._file.closed:
+                os.fsync(self._file.fileno())
 
     def write(self, path: Path, wanted: Wanted = lambda result: True) -> int:
         """Writes the wanted results in the order of the input, whole or not at all; how many."""
@@ -84,12 +88,13 @@ class Journal:
 
     def close(self) -> None:
         """Lets go of the file, which stays."""
-        self._file.close()
+        with self._syncing:
+            self._file.close()
 
     def remove(self) -> None:
         """Deletes the file: its results are somewhere else now."""
         self.path.unlink(missing_ok=True)
-        self._file.close()
+        self.close()
 
     def _append(self, line: int | None, record: dict[str, Any]) -> None:
         data = _encoded(record)

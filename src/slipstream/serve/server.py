@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Protocol
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -19,8 +20,20 @@ from slipstream.serve.tracing import Tracer
 from slipstream.serve.traffic import Traffic
 
 
+class Worker(Protocol):
+    """Something that runs while the server does, besides its engines."""
+
+    def start(self) -> None:
+        """Begins, in the running event loop; the engines run already."""
+        ...
+
+    async def stop(self) -> None:
+        """Ends, while the engines still run."""
+        ...
+
+
 class Server:
-    """One application's state."""
+    """One application's state; routes may add `workers`."""
 
     def __init__(
         self,
@@ -40,6 +53,7 @@ class Server:
         self.tracer = tracer or Tracer()
         self.state_folder = state_folder  # what is to outlive the process; None: nothing
         self.admin_key = admin_key
+        self.workers: list[Worker] = []
         self.traffic = Traffic()
         self.metrics = ServerMetrics(self.traffic)
         if catalog.cache is not None:
@@ -56,7 +70,11 @@ class Server:
     async def lifespan(self, app: Starlette) -> AsyncIterator[None]:
         """Runs the engines while the application runs; answers what is open, then stops."""
         self.catalog.start()
+        for worker in self.workers:
+            worker.start()
         yield
+        for worker in self.workers:
+            await worker.stop()
         await self.catalog.stop()
         self.tracer.close()
 
