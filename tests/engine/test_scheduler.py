@@ -111,18 +111,35 @@ def test_a_request_cancelled_during_the_step_is_passed_over():
 # Shared prompts.
 
 
-def test_a_prompt_seen_before_is_found_page_by_page():
-    made = scheduler(request(1, range(200), 1), request(2, range(200), 1), token_budget=200)
+def test_a_prompt_seen_before_is_found_up_to_where_it_differs():
+    prompts = range(200), [*range(150), 7, 8, 9]
+    made = scheduler(*(request(n, p, 1) for n, p in enumerate(prompts, 1)), token_budget=200)
     run(made)
-    (admission,) = run(made).admitted
-    assert admission.request_id == 2 and admission.cached == 192
+    decided = run(made)
+    assert decided.admitted[0].request_id == 2 and decided.admitted[0].cached == 150
+    assert decided.pieces[0].copies  # the page where they part
+
+
+def test_what_few_tokens_have_in_common_is_not_worth_a_copy():
+    made = scheduler(request(1, range(80), 1), request(2, [*range(69), 7, 8], 1), token_budget=80)
+    run(made)
+    assert made.plan().admitted[0].cached == 64
+
+
+def test_a_copy_is_not_waited_for():
+    """All pages are found but there is none to copy the last one to: it is computed again."""
+    made = scheduler(request(1, range(100), 28), page_count=2)
+    while made.sequences:
+        run(made)
+    made.add(request(2, range(100), 28))
+    assert made.plan().admitted[0].cached == 64
 
 
 def test_the_last_token_of_a_prompt_is_always_computed():
     made = scheduler(request(1, range(128), 1), request(2, range(128), 1), token_budget=128)
     run(made)
     decided = run(made)
-    assert decided.admitted[0].cached == 64 and decided.pieces[0].rows == 64
+    assert decided.admitted[0].cached == 127 and decided.pieces[0].rows == 1
 
 
 def test_an_answer_is_found_by_the_next_turn():
@@ -178,7 +195,13 @@ def test_siblings_of_a_cancelled_leader_go_on():
     run(made)
     made.remove(1)
     decided = run(made)
-    assert decided.admitted[0].cached == 64
+    assert decided.admitted[0].cached == 64 and decided.admitted[0].pages == (0,)
+
+
+def test_siblings_of_a_leader_that_has_ended_find_its_last_page():
+    made = scheduler(request(1, range(100), 1), request(2, range(100), 1, leader=1))
+    run(made)
+    assert run(made).admitted[0].cached == 99
 
 
 def test_a_waiting_sibling_does_not_hold_up_others():

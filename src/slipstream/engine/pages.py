@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from slipstream.backends.batch import PAGE_SIZE
-from slipstream.engine.prefix import Digest, PrefixIndex
+from slipstream.engine.prefix import Name, PrefixIndex
 
 GONE = -1  # in a list of pages: nobody will look at these positions again
 
@@ -88,7 +88,7 @@ class PagePool:
                 else:
                     self._free.append(page)
 
-    def name(self, page: int, digest: Digest) -> int:
+    def name(self, page: int, name: Name) -> int:
         """Names a page that its owner has filled; returns the page that the owner now holds.
 
         Where the tokens had a page already, that one is shared and `page` is given up: the bits
@@ -96,15 +96,23 @@ class PagePool:
         """
         if not self._keep:
             return page
-        known = self.index.find(digest)
+        assert name.digest is not None, "only a whole page is named while it is in use"
+        known = self.index.find(name.digest)
         if known is None:
             if not self.index.named(page):
-                self.index.add(page, digest)
+                self.index.add(page, name)
             return page
         if known != page:
             self.share([known])
             self.release([page])
         return known
+
+    def name_last(self, page: int, name: Name) -> None:
+        """Names the page that its owner leaves half filled, unless another one holds the same."""
+        if not self._keep or self.index.named(page):
+            return
+        if self.index.match_within(name.before, name.tokens)[0] < len(name.tokens):
+            self.index.add(page, name)
 
     def forget(self) -> None:
         """Empties the index: nothing computed until now will be found again."""

@@ -4,21 +4,29 @@
     digest   h0 = H(root, ids 0)   h1 = H(h0, ids 1)   …       so a digest stands for all tokens
                                                                up to the end of its page
 
-`PagePool` keeps the index and asks it which page may go first. Digests are BLAKE2b of 256 bits:
-nobody can make two prompts meet. Keys and values depend on the tokens alone (promise 1), so a page
-found here holds exactly the bits that computing it again would give.
+A prompt finds the whole pages of its beginning by their digests, and after them the page that goes
+on like it for longest: that one is copied before it is written, so a prompt may leave another in
+the middle of a page. `PagePool` keeps the index and asks it which page may go first.
+
+Digests are BLAKE2b of 256 bits: nobody can make two prompts meet. Keys and values depend on the
+tokens alone (promise 1), so what is found has exactly the bits that computing it again would give.
 """
 
 from array import array
 from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from hashlib import blake2b
+from itertools import islice
 
 from slipstream.backends.batch import PAGE_SIZE
 
 Digest = bytes
+Place = tuple[Digest, int]  # what is before a page, and its first token
 
 DIGEST_BYTES = 32
+WORTH_COPYING = 8  # tokens of a page; fewer are computed again, in a step that runs anyway
+CANDIDATES = 16  # pages of one place that are compared, the newest first
 
 
 def root_of(adapter: str | None) -> Digest:
@@ -36,16 +44,36 @@ def extend_chain(chain: list[Digest], ids: Sequence[int], root: Digest) -> None:
         chain.append(digest.digest())
 
 
+@dataclass(frozen=True)
+class Name:
+    """What a page holds: `tokens` after what `before` stands for; `digest` if they fill it."""
+
+    before: Digest
+    tokens: tuple[int, ...]
+    digest: Digest | None = None
+
+    @property
+    def place(self) -> Place:
+        """Where pages that begin alike are found."""
+        return self.before, self.tokens[0]
+
+    def in_common(self, tokens: Sequence[int]) -> int:
+        """How many tokens from the first are the same."""
+        most = min(len(tokens), len(self.tokens))
+        return next((i for i in range(most) if tokens[i] != self.tokens[i]), most)
+
+
 class PrefixIndex:
-    """Digests of pages, both ways, and the order in which pages that nobody owns may be reused."""
+    """Names of pages, and the order in which those that nobody owns may be reused."""
 
     def __init__(self) -> None:
-        self._page_of: dict[Digest, int] = {}
-        self._digest_of: dict[int, Digest] = {}
+        self._page_of: dict[Digest, int] = {}  # whole pages
+        self._name_of: dict[int, Name] = {}
+        self._beside: dict[Place, dict[int, None]] = {}  # pages by place, the newest last
         self._idle: OrderedDict[int, None] = OrderedDict()  # least recently used first
 
     def find(self, digest: Digest) -> int | None:
-        """The page that holds these tokens."""
+        """The page that these tokens fill."""
         return self._page_of.get(digest)
 
     def match(self, chain: Sequence[Digest], window: int | None = None) -> list[int]:
@@ -67,16 +95,26 @@ class PrefixIndex:
         seen_from = 0 if window is None else max(0, best * PAGE_SIZE - window + 1) // PAGE_SIZE
         return [-1] * seen_from + pages[seen_from:best]
 
-    def add(self, page: int, digest: Digest) -> None:
-        """Names a page that an owner has filled."""
-        assert digest not in self._page_of, "a digest has two pages"
-        assert page not in self._digest_of, "a page has two digests"
-        self._page_of[digest] = page
-        self._digest_of[page] = digest
+    def match_within(self, before: Digest, tokens: Sequence[int]) -> tuple[int, int]:
+        """(how many of `tokens` a page holds after `before`, which page); (0, -1): too few."""
+        best = WORTH_COPYING - 1, -1
+        beside = self._beside.get((before, tokens[0])) if tokens else None
+        for page in islice(reversed(beside or {}), CANDIDATES):
+            best = max(best, (self._name_of[page].in_common(tokens), page))
+        return best if best[0] >= WORTH_COPYING else (0, -1)
+
+    def add(self, page: int, name: Name) -> None:
+        """Names a page that an owner has filled, or will write no more to."""
+        assert page not in self._name_of, "a page has two names"
+        if name.digest is not None:
+            assert name.digest not in self._page_of, "a digest has two pages"
+            self._page_of[name.digest] = page
+        self._name_of[page] = name
+        self._beside.setdefault(name.place, {})[page] = None
 
     def named(self, page: int) -> bool:
         """Whether the page can be found by what it holds."""
-        return page in self._digest_of
+        return page in self._name_of
 
     def rest(self, page: int) -> None:
         """Nobody owns the page any more; it may be reused after all that rested before."""
@@ -91,26 +129,34 @@ class PrefixIndex:
         """Pages that rest."""
         return len(self._idle)
 
-    def evict(self) -> int:
-        """Forgets the page that has rested longest, and gives it up."""
-        page, _ = self._idle.popitem(last=False)
-        del self._page_of[self._digest_of.pop(page)]
-        return page
-
-    def clear(self) -> list[int]:
-        """Forgets everything; returns the pages that rested."""
-        pages = list(self._idle)
-        self._idle.clear()
-        self._page_of.clear()
-        self._digest_of.clear()
-        return pages
-
-    def check(self) -> None:
-        """Asserts that both directions agree and that only named pages rest."""
-        assert {page: digest for digest, page in self._page_of.items()} == self._digest_of
-        assert self._idle.keys() <= self._digest_of.keys(), "a page rests without a name"
-
     @property
     def idle_pages(self) -> list[int]:
         """The resting pages, the one that goes first first."""
         return list(self._idle)
+
+    def evict(self) -> int:
+        """Forgets the page that has rested longest, and gives it up."""
+        page, _ = self._idle.popitem(last=False)
+        name = self._name_of.pop(page)
+        if name.digest is not None:
+            del self._page_of[name.digest]
+        beside = self._beside[name.place]
+        del beside[page]
+        if not beside:
+            del self._beside[name.place]
+        return page
+
+    def clear(self) -> list[int]:
+        """Forgets everything; returns the pages that rested."""
+        pages = self.idle_pages
+        for table in (self._idle, self._page_of, self._name_of, self._beside):
+            table.clear()
+        return pages
+
+    def check(self) -> None:
+        """Asserts that all tables agree and that only named pages rest."""
+        whole = {name.digest: page for page, name in self._name_of.items() if name.digest}
+        assert whole == self._page_of, "a digest leads to a page of another name"
+        beside = {page: place for place, pages in self._beside.items() for page in pages}
+        assert beside == {page: name.place for page, name in self._name_of.items()}
+        assert self._idle.keys() <= self._name_of.keys(), "a page rests without a name"

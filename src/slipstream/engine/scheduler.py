@@ -16,11 +16,11 @@ from heapq import heappop, heappush
 
 from slipstream.backends.batch import PAGE_SIZE
 from slipstream.engine.pages import GONE, PagePool, pages_for
-from slipstream.engine.prefix import extend_chain, root_of
+from slipstream.engine.prefix import WORTH_COPYING, Digest, Name, extend_chain, root_of
 from slipstream.engine.request import Request
-from slipstream.engine.scheduler_plan import Admission, Piece, Plan, State, plan
+from slipstream.engine.scheduler_plan import State, plan
 from slipstream.engine.scheduler_queue import ANSWER_TOKEN, PROMPT_TOKEN
-from slipstream.engine.scheduler_state import Batching, Limits, Sequence
+from slipstream.engine.scheduler_state import Admission, Batching, Limits, Piece, Plan, Sequence
 
 __all__ = [
     "Admission",
@@ -121,7 +121,7 @@ class Scheduler:
             self.state.running.remove(sequence)
         else:
             self.state.waiting.remove(sequence)
-        self.state.pool.release(sequence.pages)
+        self._leave_pages(sequence)
 
     def check(self) -> None:
         """Asserts that every sequence is in one place and every page in known hands."""
@@ -164,8 +164,18 @@ class Scheduler:
         if len(sequence.chain) < sequence.cached // PAGE_SIZE:
             extend_chain(sequence.chain, sequence.ids, root_of(sequence.request.adapter))
         for page in range(sequence.named, sequence.cached // PAGE_SIZE):
-            sequence.pages[page] = self.state.pool.name(sequence.pages[page], sequence.chain[page])
+            tokens = tuple(sequence.ids[page * PAGE_SIZE : (page + 1) * PAGE_SIZE])
+            name = Name(_before(sequence, page), tokens, sequence.chain[page])
+            sequence.pages[page] = self.state.pool.name(sequence.pages[page], name)
         sequence.named = sequence.cached // PAGE_SIZE
+
+    def _leave_pages(self, sequence: Sequence) -> None:
+        """Gives up its pages; the last one may be found by a prompt that goes on from there."""
+        last, filled = divmod(sequence.cached, PAGE_SIZE)
+        if filled >= WORTH_COPYING and self.limits.window is None:
+            tokens = tuple(sequence.ids[last * PAGE_SIZE : sequence.cached])
+            self.state.pool.name_last(sequence.pages[last], Name(_before(sequence, last), tokens))
+        self.state.pool.release(sequence.pages)
 
     def _let_go(self, sequence: Sequence) -> None:
         """Gives up the pages that no token to come will see."""
@@ -177,8 +187,13 @@ class Scheduler:
 
     def _set_back(self, sequence: Sequence, now_s: float) -> None:
         self.state.running.remove(sequence)
-        self.state.pool.release(sequence.pages)
+        self._leave_pages(sequence)
         extend_chain(sequence.chain, sequence.ids, root_of(sequence.request.adapter))
         sequence.pages, sequence.cached, sequence.named, sequence.gone = [], 0, 0, 0
         sequence.rejoins = True
         self.state.waiting.add(sequence, now_s)
+
+
+def _before(sequence: Sequence, page: int) -> Digest:
+    """What stands for all tokens before a page."""
+    return sequence.chain[page - 1] if page else root_of(sequence.request.adapter)

@@ -8,12 +8,12 @@ prompts in order of rank), and which shared pages must be copied before they are
 from collections.abc import Iterator
 from collections.abc import Sequence as Pages
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 from slipstream.backends.batch import PAGE_SIZE
 from slipstream.engine.pages import GONE, PagePool, pages_for
+from slipstream.engine.prefix import root_of
 from slipstream.engine.scheduler_queue import Waiting
-from slipstream.engine.scheduler_state import Limits, Sequence
+from slipstream.engine.scheduler_state import Admission, Limits, Piece, Plan, Sequence
 
 
 @dataclass
@@ -23,46 +23,6 @@ class State:
     pool: PagePool
     waiting: Waiting = field(default_factory=Waiting)
     running: list[Sequence] = field(default_factory=list)
-
-
-class Piece(NamedTuple):
-    """One sequence's share of a step: `rows` tokens from position `start`.
-
-    samples: the last of them is the last known token, so the step yields the next one
-    copies: the page of `start` has other owners, so it writes to a copy of its own
-    """
-
-    request_id: int
-    start: int
-    rows: int
-    pages_new: int
-    samples: bool
-    copies: bool = False
-
-
-@dataclass(frozen=True)
-class Admission:
-    """A waiting sequence that joins, with `pages` that hold its first `cached` tokens already."""
-
-    request_id: int
-    level: int
-    cached: int = 0
-    pages: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True)
-class Plan:
-    """One step. `wait_s`: nothing is to be done before that many seconds have passed."""
-
-    pieces: tuple[Piece, ...] = ()
-    admitted: tuple[Admission, ...] = ()
-    preempted: tuple[int, ...] = ()
-    wait_s: float | None = None
-
-    @property
-    def rows(self) -> int:
-        """Tokens that the step computes."""
-        return sum(piece.rows for piece in self.pieces)
 
 
 def plan(state: State, limits: Limits, now_s: float = 0.0) -> Plan:
@@ -142,7 +102,9 @@ class _Draft:
                 self.free += self._owners_of(page) == 0
 
     def _is_shared(self, page: int) -> bool:
-        return page != GONE and self._owners_of(page) > 1
+        if page == GONE:
+            return False
+        return self._owners_of(page) > 1 or self.state.pool.index.named(page)
 
     def _owners_of(self, page: int) -> int:
         return self.state.pool.owners(page) + self.owners.get(page, 0)
@@ -214,41 +176,58 @@ class _Draft:
     def _try_admit(self, sequence: Sequence, level: int) -> bool:
         if len(self.kept) + len(self.joined) >= self.limits.max_batch:
             return False
-        cached, pages = self._found(sequence)
-        waking = sum(page != GONE and self._owners_of(page) == 0 for page in pages)
-        reach = self.limits.reach(len(sequence.ids), cached)
-        copies = cached // PAGE_SIZE < len(pages)
-        wanted = pages_for(reach) - len(pages) + waking + copies
-        if wanted > self.free:
-            return False
-        self.free -= wanted
-        for page in pages:
+        for cached, pages in self._found(sequence):
+            waking = sum(page != GONE and self._owners_of(page) == 0 for page in pages)
+            reach = self.limits.reach(len(sequence.ids), cached)
+            copies = cached // PAGE_SIZE < len(pages)
+            wanted = pages_for(reach) - len(pages) + waking + copies
+            if wanted <= self.free:
+                self._join(sequence, Admission(sequence.request.id, level, cached, tuple(pages)))
+                self.free -= wanted
+                return True
+        return False
+
+    def _join(self, sequence: Sequence, admission: Admission) -> None:
+        for page in admission.pages:
             if page != GONE:
                 self.owners[page] = self.owners.get(page, 0) + 1
-        admission = Admission(sequence.request.id, level, cached, tuple(pages))
         self.joined[sequence.request.id] = sequence, admission
-        return True
 
-    def _found(self, sequence: Sequence) -> tuple[int, list[int]]:
-        """Tokens that are in the cache already, and their pages: a sibling's, or found by prefix.
+    def _found(self, sequence: Sequence) -> Iterator[tuple[int, list[int]]]:
+        """Tokens that are in the cache already, and their pages; the best first.
 
-        At least one token is left to compute: its row yields the next one.
+        A sibling's, or found by prefix: whole pages and a part of one more, which must be copied;
+        or only the whole ones, for which there is always room. At least one token is left to
+        compute: its row yields the next one.
         """
         if sequence.reads_all and not sequence.answer_length:
-            return 0, []
+            yield 0, []
+            return
         known = len(sequence.ids) - 1
-        chain = sequence.chain[: known // PAGE_SIZE]
-        pages = self.state.pool.index.match(chain, self.limits.window)
+        index, window = self.state.pool.index, self.limits.window
+        pages = index.match(sequence.chain[: known // PAGE_SIZE], window)
         cached = len(pages) * PAGE_SIZE
+        shared = self._shared_with_leader(sequence, known)
+        if shared is not None and shared[0] > cached:
+            yield shared
+        if window is None:
+            before = sequence.chain[len(pages) - 1] if pages else root_of(sequence.request.adapter)
+            tokens = sequence.ids[cached : min(known, cached + PAGE_SIZE)]
+            more, page = index.match_within(before, tokens)
+            if more:
+                yield cached + more, [*pages, page]
+        yield cached, pages
+
+    def _shared_with_leader(self, sequence: Sequence, known: int) -> tuple[int, list[int]] | None:
         leader = self._running_leader(sequence)
-        if leader is not None and leader.request.id not in self.joined:
-            shared = min(len(leader.request.prompt_ids), known)
-            if cached < shared <= leader.cached:
-                first = self.limits.first_seen(shared) // PAGE_SIZE
-                held = leader.pages[: pages_for(shared)]
-                if GONE not in held[first:]:
-                    return shared, [GONE] * first + held[first:]
-        return cached, pages
+        if leader is None or leader.request.id in self.joined:
+            return None
+        shared = min(len(leader.request.prompt_ids), known)
+        first = self.limits.first_seen(shared) // PAGE_SIZE
+        held = leader.pages[: pages_for(shared)]
+        if shared > leader.cached or GONE in held[first:]:
+            return None
+        return shared, [GONE] * first + held[first:]
 
     # What each computes.
 

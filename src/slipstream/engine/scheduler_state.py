@@ -1,10 +1,10 @@
-"""What the scheduler deals with: the limits of a step, and sequences. Data only.
+"""What the scheduler deals with: the limits of a step, sequences, and plans. Data only.
 
-`scheduler_plan.plan` reads sequences, `scheduler.Scheduler` changes them.
+`scheduler_plan.plan` reads sequences and makes plans, `scheduler.Scheduler` applies them.
 """
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from slipstream.engine.pages import pages_for
 from slipstream.engine.prefix import Digest
@@ -97,3 +97,43 @@ class Sequence:
     def reads_all(self) -> bool:
         """Whether every row of the prompt must be computed: its log-probabilities are wanted."""
         return self.request.params.prompt_logprobs is not None
+
+
+class Piece(NamedTuple):
+    """One sequence's share of a step: `rows` tokens from position `start`.
+
+    samples: the last of them is the last known token, so the step yields the next one
+    copies: the page of `start` has other owners, so it writes to a copy of its own
+    """
+
+    request_id: int
+    start: int
+    rows: int
+    pages_new: int
+    samples: bool
+    copies: bool = False
+
+
+@dataclass(frozen=True)
+class Admission:
+    """A waiting sequence that joins, with `pages` that hold its first `cached` tokens already."""
+
+    request_id: int
+    level: int
+    cached: int = 0
+    pages: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One step. `wait_s`: nothing is to be done before that many seconds have passed."""
+
+    pieces: tuple[Piece, ...] = ()
+    admitted: tuple[Admission, ...] = ()
+    preempted: tuple[int, ...] = ()
+    wait_s: float | None = None
+
+    @property
+    def rows(self) -> int:
+        """Tokens that the step computes."""
+        return sum(piece.rows for piece in self.pieces)
