@@ -76,7 +76,7 @@ def test_a_port_in_use_is_one_line(serve, spawn):
 
 
 def test_a_model_is_named_as_it_was_asked_for(tmp_path):
-    from slipstream.cli.serve import served_name
+    from slipstream.cli.serve_models import served_name
 
     (tmp_path / "model.gguf").touch()
     assert served_name("smollm2:135m") == "smollm2:135m"

@@ -3,23 +3,28 @@
 import json
 from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from slipstream.checkpoint.sources import resolve
-from slipstream.cli import serve_options
-from slipstream.cli.answering import Context, ModelArgument, Threads, waiting
+from slipstream.cli import serve_models, serve_options
+from slipstream.cli.answering import Context, Threads, waiting
 from slipstream.engine.engine import Engine
 from slipstream.engine.options import EngineOptions
 
 
 def command(  # noqa: PLR0917  each argument is an option of the command line
-    model: ModelArgument,
+    model: serve_models.First = None,
     host: Annotated[str, typer.Option(help="0.0.0.0 lets other machines in")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: a free one")] = 8000,
     name: Annotated[str | None, typer.Option(help="the model's name in requests")] = None,
+    more: serve_models.More = None,
+    adapter: serve_models.Adapters = None,
+    response_cache: serve_models.CacheAt = None,
+    response_cache_mb: serve_models.CacheMB = 256,
+    response_cache_ttl: serve_models.CacheTTL = 7 * 86_400.0,
+    admin_key_file: serve_models.AdminKeyFile = None,
     max_batch: Annotated[int, typer.Option(min=1, help="requests that run at once")] = 32,
     context: Context = None,
     kv_memory: Annotated[int | None, typer.Option(min=1, help="MB of KV pages")] = None,
@@ -43,7 +48,7 @@ def command(  # noqa: PLR0917  each argument is an option of the command line
     log_prompts: serve_options.LogPrompts = False,
     as_json: Annotated[bool, typer.Option("--json", help="log every request as JSON")] = False,
 ) -> None:
-    """Serve a model over HTTP: /v1/chat/completions, /v1/completions, /v1/models, /metrics.
+    """Serve models over HTTP: /v1/chat/completions, /v1/completions, /v1/models, /metrics.
 
     SIGTERM or Ctrl-C: new requests are refused, those under way are answered, then it ends.
     """
@@ -57,30 +62,28 @@ def command(  # noqa: PLR0917  each argument is an option of the command line
         kv_memory_bytes=None if kv_memory is None else kv_memory * 10**6,
         threads=threads,
     )
-    resolve(model)  # has a progress bar of its own
+    specs = serve_models.specs_of(model, name, more)
+    for spec in specs:
+        resolve(spec.source)  # has a progress bar of its own
+    cache = serve_models.CacheChoice(response_cache, response_cache_mb, response_cache_ttl)
     with ThreadPoolExecutor(1) as pool:  # the model loads while the HTTP stack is imported
-        opening = pool.submit(Engine.open, model, options)
+        opening = pool.submit(Engine.open, specs[0].source, options)
         app, run = (import_module(f"slipstream.serve.{part}") for part in ("app", "run"))
         limits = serve_options.limits_of(given)
         doors = serve_options.doors_of(given, limits)
         address = serve_options.address_of(host, port, uds, tls_cert, tls_key)
-        with waiting(f"loading {model}"):
-            engine = opening.result()
-    served = name or served_name(model)
+        doors |= serve_models.admin_doors(admin_key_file)
+        with waiting(f"loading {', '.join(spec.source for spec in specs)}"):
+            catalog = serve_models.catalog_of(specs, opening, options, limits, cache)
+        serve_models.add_adapters(catalog, adapter)
+        del opening  # it would hold an engine that may be unloaded
+    names = ", ".join(dict.fromkeys(spec.name for spec in specs))
     run.run_server(
-        app.make_app(engine, name=served, limits=limits, **doors),
+        app.make_server_app(app.Server(catalog, limits, **doors)),
         address,
-        lambda url: _say_ready(served, url, as_json),
+        lambda url: _say_ready(names, url, as_json),
         json_logs=as_json,
         drain_timeout_s=drain_timeout,
-    )
-
-
-def served_name(model: str) -> str:
-    """What clients call the model: the name it was asked for by, or the last part of its path."""
-    path = Path(model)
-    return (
-        path.resolve().stem if path.is_file() else path.resolve().name if path.exists() else model
     )
 
 

@@ -40,15 +40,20 @@ class AdapterShelf:
 
         What cannot be read or does not fit the model is refused as `Engine.load_adapter` says.
         """
-        slot = f"{name}#{uuid4().hex[:12]}"  # never the same twice: prefixes are kept under it
+        slot = _new_slot(name)
         self._busy.add(name)
         try:
             with base.used():
                 loaded = await base.service.call(lambda engine: engine.load_adapter(slot, path))
         finally:
             self._busy.discard(name)
-        view = self._views[name] = base.with_adapter(Adapter(name, slot, loaded.content_hash))
-        return view
+        return self._put(base, Adapter(name, slot, loaded.content_hash))
+
+    def load_now(self, name: str, path: Path, base: Served) -> Served:
+        """The same before the engine's thread has been started."""
+        slot = _new_slot(name)
+        loaded = base.engine.load_adapter(slot, path)
+        return self._put(base, Adapter(name, slot, loaded.content_hash))
 
     async def unload(self, name: str) -> None:
         """Takes no more requests for an adapter, waits for those under way, and frees it."""
@@ -66,6 +71,10 @@ class AdapterShelf:
         finally:
             self._busy.discard(name)
 
+    def _put(self, base: Served, adapter: Adapter) -> Served:
+        view = self._views[adapter.name] = base.with_adapter(adapter)
+        return view
+
     def check_gone(self, base: Served) -> None:
         """Conflict while a model version has adapters."""
         names = ", ".join(f"'{name}'" for name in self.of(base))
@@ -76,3 +85,8 @@ class AdapterShelf:
         """RequestError: an adapter cannot be the base of another."""
         if base.adapter is not None:
             raise RequestError(f"'{base.name}' is an adapter itself; name its base model")
+
+
+def _new_slot(name: str) -> str:
+    """What the engine is to call it: never the same twice, since prefixes are kept under it."""
+    return f"{name}#{uuid4().hex[:12]}"

@@ -9,17 +9,16 @@ nobody uses it any more. The application starts and stops the catalog; `routes/a
 
 import asyncio
 import logging
-import re
 from collections.abc import Coroutine, Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 from uuid import uuid4
 
 from slipstream.errors import RequestError, UnavailableError
 from slipstream.serve.adapter_shelf import AdapterShelf
 from slipstream.serve.admission import AdmissionLimits
 from slipstream.serve.canary import Canary
+from slipstream.serve.catalog_entry import Entry, check_names
 from slipstream.serve.leases import lease
 from slipstream.serve.loader import Loader, Opened
 from slipstream.serve.loader_memory import give_back
@@ -31,33 +30,6 @@ from slipstream.serve.versions import Conflict, Versions
 __all__ = ["Catalog", "Entry", "Served"]
 
 log = logging.getLogger("slipstream.serve")
-
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:+-]{0,127}")
-VERSION_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-
-State = Literal["loading", "serving", "draining", "failed"]
-
-
-@dataclass(eq=False)
-class Entry:
-    """One version of one model, whatever its state.
-
-    source  what it was loaded from; "" when it was given as an engine
-    served  None while it is loading, and when that has failed
-    error   why it has failed, in words
-    """
-
-    name: str
-    version: str
-    source: str
-    state: State
-    served: Served | None = None
-    error: str | None = None
-
-    @property
-    def label(self) -> str:
-        """``name:version``."""
-        return f"{self.name}:{self.version}"
 
 
 class Catalog:
@@ -81,7 +53,7 @@ class Catalog:
         self._running = False
         for one in served:
             self._check_new(one.name, one.version)
-            entry = Entry(one.name, one.version, "", "loading")
+            entry = Entry(one.name, one.version, one.source, "loading")
             self._entries[one.name, one.version] = entry
             self._admit(entry, one)
 
@@ -153,6 +125,13 @@ class Catalog:
             del self._models[entry.name]
         entry.state = "draining"
         return self._task(self._take_down(entry, timeout_s))
+
+    def put_adapter(self, name: str, source: str, base: str) -> Served:
+        """`load_adapter` for a catalog that has not been started."""
+        self._check_new(name, VERSION)
+        served = self._find(base, "")
+        self.adapters.check_base(served)
+        return self.adapters.load_now(name, Path(source), served)
 
     async def load_adapter(self, name: str, source: str, base: str) -> Served:
         """Loads the LoRA adapter in the folder `source` as a model called `name`, which runs on
@@ -232,10 +211,7 @@ class Catalog:
         return ModelNotFound(f"The model '{name}' does not exist here; this server has {have}")
 
     def _check_new(self, name: str, version: str) -> None:
-        if not NAME.fullmatch(name):
-            raise RequestError(f"a model's name has letters, digits and ._/:+- only, not {name!r}")
-        if not VERSION_NAME.fullmatch(version):
-            raise RequestError(f"a version has letters, digits and ._- only, not {version!r}")
+        check_names(name, version)
         entry = self._entries.get((name, version))
         if entry is not None and entry.state != "failed":
             raise Conflict(f"'{entry.label}' is {entry.state} already; unload it first")
@@ -279,6 +255,7 @@ class Catalog:
             self._limits,
             version=entry.version,
             content=opened.content,
+            source=entry.source,
         )
         self._admit(entry, served)
         if default:

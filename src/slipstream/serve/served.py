@@ -62,6 +62,7 @@ class Adapter:
     """A LoRA adapter of a base model, under a name of its own.
 
     slot     what the engine calls it
+    source   what it was loaded from; "" when it was given as an engine
     content  a hash of its files
     """
 
@@ -84,6 +85,7 @@ class Served:
     engine: Engine
     limits: AdmissionLimits
     version: str = VERSION
+    source: str = ""
     content: str = field(default_factory=lambda: uuid4().hex)
     cache: ResponseCache | None = None
     adapter: Adapter | None = None

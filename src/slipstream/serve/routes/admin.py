@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from slipstream.errors import FileFormatError, RequestError, SourceError
 from slipstream.serve.admin_key import check_admin
 from slipstream.serve.admission import read_json
 from slipstream.serve.canary import Canary
@@ -141,8 +142,11 @@ def _guarded(server: Server, handler: Handler) -> Handler:
 
 async def _begun(catalog: Catalog, task: asyncio.Task[object], wait: bool) -> Response:
     """The state when a task has begun, or is done. The task goes on if the client leaves."""
-    if wait:
-        await asyncio.shield(task)
+    try:
+        if wait:
+            await asyncio.shield(task)
+    except (SourceError, FileFormatError) as error:  # what was asked for, not our failure
+        raise RequestError(str(error)) from error
     return JSONResponse(state_of(catalog), 200 if wait else 202)
 
 
