@@ -45,6 +45,7 @@ def command(  # noqa: PLR0917  each argument is an option of the command line
     tls_cert: serve_options.TlsCert = None,
     tls_key: serve_options.TlsKey = None,
     otlp: serve_options.Otlp = None,
+    state: serve_options.State = None,
     log_prompts: serve_options.LogPrompts = False,
     as_json: Annotated[bool, typer.Option("--json", help="log every request as JSON")] = False,
 ) -> None:
@@ -71,6 +72,7 @@ def command(  # noqa: PLR0917  each argument is an option of the command line
         app, run = (import_module(f"slipstream.serve.{part}") for part in ("app", "run"))
         limits = serve_options.limits_of(given)
         doors = serve_options.doors_of(given, limits)
+        doors["state_folder"] = state
         address = serve_options.address_of(host, port, uds, tls_cert, tls_key)
         doors |= serve_models.admin_doors(admin_key_file)
         with waiting(f"loading {', '.join(spec.source for spec in specs)}"):

@@ -46,6 +46,9 @@ Uds = Annotated[Path | None, _option("a Unix socket instead of host and port")]
 TlsCert = Annotated[Path | None, _option("certificate chain, PEM")]
 TlsKey = Annotated[Path | None, _option("its private key, PEM")]
 Otlp = Annotated[str | None, _option("send traces there: http://HOST:4318/v1/traces")]
+State = Annotated[
+    Path | None, _option("a folder for what outlives the process: files, batches, responses")
+]
 LogPrompts = Annotated[bool, _option("log the text of prompts, too", "--log-prompts")]
 
 
