@@ -126,6 +126,65 @@ def test_caches_and_nodes_are_counted(tree) -> None:
     assert found.numa_nodes == 2
 
 
+NODES = {
+    "sys/devices/system/node/node0/cpulist": "0-7",
+    "sys/devices/system/node/node1/cpulist": "8-15",
+}
+
+
+def machine_with(tree, monkeypatch, cpus: int, files: dict[str, str]) -> Machine:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(cpus)))
+    return read_machine(tree(files))
+
+
+def test_threads_stay_on_one_node(tree, monkeypatch) -> None:
+    found = machine_with(tree, monkeypatch, 16, NODES)
+    assert (found.cores, found.node_cores, found.threads) == (16, 8, 8)
+
+
+def test_threads_stay_on_the_node_that_has_most_of_the_allowed_cores(tree, monkeypatch) -> None:
+    found = machine_with(tree, monkeypatch, 11, NODES)
+    assert (found.cores, found.threads) == (11, 8)
+
+
+def test_a_quota_below_a_node_decides(tree, monkeypatch) -> None:
+    quota = {"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "300000 100000"}
+    assert machine_with(tree, monkeypatch, 16, NODES | quota).threads == 3
+
+
+def test_a_system_that_says_nothing_of_nodes_uses_all_cores(tree, monkeypatch) -> None:
+    assert machine_with(tree, monkeypatch, 6, {}).threads == 6
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {
+            "proc/self/cgroup": "0::/job\n",
+            "sys/fs/cgroup/job/cpuset.cpus.effective": "2-4,9",
+            "sys/fs/cgroup/cpuset.cpus.effective": "0-15",
+        },
+        {
+            "proc/self/cgroup": "5:cpuset:/docker/1f\n",
+            "sys/fs/cgroup/cpuset/cpuset.effective_cpus": "2-4,9",
+        },
+        {
+            "proc/self/cgroup": "5:cpuset:/docker/1f\n",
+            "sys/fs/cgroup/cpuset/docker/1f/cpuset.cpus": "2-4,9",
+        },
+    ],
+)
+def test_a_cpuset_limits_cores_in_both_versions_of_cgroups(tree, monkeypatch, files) -> None:
+    found = machine_with(tree, monkeypatch, 16, NODES | files)
+    assert (found.cores, found.node_cores) == (4, 3)
+
+
+@pytest.mark.parametrize("text", ["", "none", "5-", "-3", "1-x", "900-999"])
+def test_a_cpuset_that_makes_no_sense_is_not_obeyed(tree, monkeypatch, text: str) -> None:
+    files = {"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpuset.cpus.effective": text}
+    assert machine_with(tree, monkeypatch, 4, files).cores >= 1
+
+
 def test_an_empty_system_is_still_a_machine(tmp_path: Path) -> None:
     found = read_machine(tmp_path)
     assert found.isas == ("portable",) and found.cores >= 1 and found.memory_bytes > 0

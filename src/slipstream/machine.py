@@ -4,7 +4,7 @@ Every floor above asks here: how many threads, which instruction set, where cach
 measured ceilings that predictions and reports are held against. It is also the only place (with
 `engine/options.py`) that reads the environment:
 
-    SLIPSTREAM_THREADS  threads of a native program (default: all usable cores)
+    SLIPSTREAM_THREADS  threads of a native program (default: all usable cores of a node)
     SLIPSTREAM_ISA      one of `machine().isas`; forces the native kernels onto that path
     SLIPSTREAM_API_KEYS  lines of `name:key[:limits]`, or separated by ``;``, as `serve` reads them
     SLIPSTREAM_ADMIN_KEY  opens the /admin routes of `serve`
@@ -57,10 +57,10 @@ def machine() -> Machine:
 
 
 def thread_count() -> int:
-    """How many threads a native program runs: SLIPSTREAM_THREADS, or all usable cores."""
+    """How many threads a native program runs: SLIPSTREAM_THREADS, or `machine().threads`."""
     text = os.environ.get("SLIPSTREAM_THREADS", "")
     if not text:
-        return machine().cores
+        return machine().threads
     if not text.isdecimal() or not 1 <= int(text) <= THREADS_MAX:
         raise MachineError(f"SLIPSTREAM_THREADS must be a number in 1…{THREADS_MAX}, not {text!r}")
     return int(text)

@@ -7,11 +7,12 @@ by the cautious answer (one NUMA node, no known cache, the portable instruction 
 
 import os
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 GIB = 1 << 30
+CPUS_MAX = 1 << 16
 
 # Each instruction set of the native kernels with the processor flags that it needs, ascending.
 ISA_FLAGS: dict[str, frozenset[str]] = {
@@ -40,8 +41,9 @@ class Cache:
 class Machine:
     """What this process may use.
 
-    `isas` ascend, so the last is the best; `cores` is what affinity and the cgroup's quota leave;
-    `memory_bytes` is the cgroup's limit, or the physical size.
+    `isas` ascend, so the last is the best; `cores` is what affinity, the cgroup's cpuset and its
+    quota leave, `node_cores` as many of them as share a NUMA node (0: not known); `memory_bytes` is
+    the cgroup's limit, or the physical size.
     """
 
     cpu: str
@@ -50,6 +52,16 @@ class Machine:
     memory_bytes: int
     numa_nodes: int
     caches: tuple[Cache, ...]
+    node_cores: int = 0
+
+    @property
+    def threads(self) -> int:
+        """How many threads serve a model best: the cores of one node.
+
+        Weights are packed, and mapped, in the memory of one node; the threads of another would
+        wait for it at every barrier. (As OpenVINO does; not measured, for want of such a machine.)
+        """
+        return min(self.cores, self.node_cores or self.cores)
 
     @property
     def fingerprint(self) -> str:
@@ -71,10 +83,12 @@ class Machine:
 def read_machine(root: Path = Path("/")) -> Machine:
     """Reads everything; never fails."""
     cpu, flags = _processor(root)
+    allowed = _allowed(root)
     return Machine(
         cpu=cpu,
         isas=tuple(isa for isa, needed in ISA_FLAGS.items() if needed <= flags),
-        cores=_cores(root),
+        cores=_cores(root, len(allowed)),
+        node_cores=_node_cores(root, allowed),
         memory_bytes=_memory_bytes(root),
         numa_nodes=max(1, len(list((root / "sys/devices/system/node").glob("node[0-9]*")))),
         caches=tuple(_caches(root)),
@@ -99,16 +113,30 @@ def _processor(root: Path) -> tuple[str, frozenset[str]]:
     return name, frozenset(fields.get("flags", "").split())
 
 
-def _cores(root: Path) -> int:
-    """CPUs in the affinity mask, or fewer where a cgroup grants less time.
+def _allowed(root: Path) -> frozenset[int]:
+    """The CPUs of the affinity mask that every cpuset above this process allows."""
+    try:
+        allowed = frozenset(os.sched_getaffinity(0))
+    except AttributeError:  # not Linux
+        allowed = frozenset(range(os.cpu_count() or 1))
+    for folder in _cgroups(root, "cpuset"):
+        for name in ("cpuset.cpus.effective", "cpuset.effective_cpus", "cpuset.cpus"):
+            allowed = (allowed & _cpu_list(_read(folder / name))) or allowed
+    return allowed
+
+
+def _cores(root: Path, allowed: int) -> int:
+    """As many CPUs as are allowed, or fewer where a cgroup grants less time.
 
     A quota of 2.5 counts as 2: a third thread would stall the other two at each barrier.
     """
-    try:
-        allowed = len(os.sched_getaffinity(0))
-    except AttributeError:  # not Linux
-        allowed = os.cpu_count() or 1
     return max(1, min([allowed, *(int(quota) for quota in _cpu_quotas(root))]))
+
+
+def _node_cores(root: Path, allowed: frozenset[int]) -> int:
+    """The most allowed CPUs that one NUMA node has; 0 where the system does not say."""
+    nodes = (root / "sys/devices/system/node").glob("node[0-9]*")
+    return max((len(allowed & _cpu_list(_read(node / "cpulist"))) for node in nodes), default=0)
 
 
 def _cpu_quotas(root: Path) -> Iterator[float]:
@@ -173,15 +201,15 @@ def _caches(root: Path) -> Iterator[Cache]:
             continue
         if size[:-1].isdigit() and size[-1:] in "KM":
             scale = 1024 if size.endswith("K") else 1024 * 1024
-            shared = _cpu_list(_read(index / "shared_cpu_list").split(","))
-            yield Cache(int(level), int(size[:-1]) * scale, max(1, shared))
+            shared = _cpu_list(_read(index / "shared_cpu_list"))
+            yield Cache(int(level), int(size[:-1]) * scale, max(1, len(shared)))
 
 
-def _cpu_list(ranges: Iterable[str]) -> int:
-    """How many CPUs a list such as ``0-3,8`` names."""
-    count = 0
-    for item in ranges:
-        first, _, last = item.partition("-")
-        if first.isdigit():
-            count += int(last or first) - int(first) + 1
-    return count
+def _cpu_list(text: str) -> frozenset[int]:
+    """The CPUs that a list such as ``0-3,8`` names; what is no number is left out."""
+    cpus: set[int] = set()
+    for item in text.split(","):
+        first, _, last = item.strip().partition("-")
+        if first.isdigit() and (last or first).isdigit():
+            cpus.update(range(int(first), min(int(last or first), CPUS_MAX) + 1))
+    return frozenset(cpus)
