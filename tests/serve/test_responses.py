@@ -127,10 +127,14 @@ def test_stored_responses_are_read_and_forgotten(asked_of):
         client.responses.create(model="fake", input="More", previous_response_id=unstored.id)
 
 
-def test_responses_outlive_the_server_in_a_folder(asked_of, tmp_path):
-    reply = asked_of("Hello", state_folder=tmp_path).responses.create(model="fake", input="Hi")
-    other = asked_of("Hello", state_folder=tmp_path)
-    assert other.responses.retrieve(reply.id).output_text == "Hello"
+def test_responses_outlive_the_server_in_a_folder(tmp_path):
+    def client_of(url):
+        return OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
+
+    with live(make_app(speaker("Hello"), name="fake", state_folder=tmp_path)) as url:
+        reply = client_of(url).responses.create(model="fake", input="Hi")
+    with live(make_app(speaker("Hello"), name="fake", state_folder=tmp_path)) as url:
+        assert client_of(url).responses.retrieve(reply.id).output_text == "Hello"
 
 
 def test_what_is_not_served_is_refused(asked_of):

@@ -10,16 +10,7 @@ import json
 from dataclasses import dataclass
 from typing import Annotated, Any, Self
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    GetJsonSchemaHandler,
-    model_validator,
-)
-from pydantic.json_schema import JsonSchemaValue
-from pydantic_core import CoreSchema
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from slipstream.engine.grammar import Grammar
 from slipstream.engine.request import (
@@ -39,9 +30,7 @@ class Only(AfterValidator):
 
     values: tuple[Any, ...] = ()
 
-    def __get_pydantic_json_schema__(
-        self, schema: CoreSchema, handler: GetJsonSchemaHandler
-    ) -> JsonSchemaValue:
+    def __get_pydantic_json_schema__(self, schema: Any, handler: Any) -> dict[str, Any]:
         """In the API document: null, or one of the values."""
         return {"enum": [None, *self.values]}
 
@@ -64,9 +53,9 @@ def _same(value: Any, other: Any) -> bool:
 
 
 class Strict(BaseModel):
-    """No field that is not listed."""
+    """No field that is not listed. Validators are built when first used: starts are quicker."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = ConfigDict(extra="forbid", strict=True, defer_build=True)
 
 
 class StreamOptions(Strict):

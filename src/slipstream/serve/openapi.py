@@ -71,7 +71,7 @@ def _schemas() -> tuple[dict[Model, Json], Json]:
     found, definitions = models_json_schema(
         [(model, "validation") for model in models], ref_template=REF
     )
-    return {model: schema for (model, _), schema in found.items()}, definitions["$defs"]
+    return {model: found[model, "validation"] for model in models}, definitions["$defs"]
 
 
 def _operation(path: str, listed: Operation, names: dict[Model, Json]) -> Json:

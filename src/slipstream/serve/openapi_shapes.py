@@ -91,7 +91,7 @@ class MessageShape(Shape):
     content: str | None
     refusal: None
     reasoning_content: str = ""
-    tool_calls: list[CallShape] = []
+    tool_calls: list[CallShape] = Field(default_factory=list)
 
 
 PromptLogprobs = list[dict[str, Any] | None] | None

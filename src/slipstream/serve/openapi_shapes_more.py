@@ -92,7 +92,7 @@ class OllamaMessageShape(Shape):
     role: Literal["assistant"]
     content: str
     thinking: str = ""
-    tool_calls: list[OllamaCall] = []
+    tool_calls: list[OllamaCall] = Field(default_factory=list)
 
 
 class OllamaEnding(Shape):
@@ -108,7 +108,7 @@ class OllamaEnding(Shape):
     prompt_eval_duration: Count = 0
     eval_count: Count = 0
     eval_duration: Count = 0
-    logprobs: list[ChosenLogprob] = []
+    logprobs: list[ChosenLogprob] = Field(default_factory=list)
 
 
 class OllamaChatAnswer(OllamaEnding):

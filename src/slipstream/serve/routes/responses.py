@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable
 
-from pydantic import TypeAdapter
+from pydantic import ConfigDict, TypeAdapter
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -20,7 +20,7 @@ from slipstream.serve.responses_request import ResponsesRequest
 from slipstream.serve.responses_store import ResponseStore, Stored
 from slipstream.serve.server import Server
 
-ITEMS: TypeAdapter[list[Item]] = TypeAdapter(list[Item])
+ITEMS: TypeAdapter[list[Item]] = TypeAdapter(list[Item], config=ConfigDict(defer_build=True))
 
 
 def routes(server: Server) -> list[Route]:
