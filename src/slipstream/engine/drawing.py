@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from slipstream.engine.grammar_masks import Bits, GrammarMasks
 from slipstream.engine.request import Request
-from slipstream.engine.sampler import TokenLogprob, logprob, sample
+from slipstream.engine.sampler import Row, Sampler, TokenLogprob
+from slipstream.engine.sampler_native import fastest_sampler
 from slipstream.engine.shaping import Shaping, changes_logits
-from slipstream.errors import RequestError, SlipstreamError
+from slipstream.errors import SlipstreamError
 
 Floats = NDArray[np.float32]
 
@@ -42,37 +43,63 @@ class Drawn:
 
 
 class Drawer:
-    """Draws the next tokens of the requests of one engine."""
+    """Draws the next tokens of the requests of one engine, on up to `threads` threads."""
 
-    def __init__(self) -> None:
+    def __init__(self, threads: int = 1, sampler: Sampler | None = None) -> None:
+        self._sampler = sampler or fastest_sampler(threads)
         self._shapings: dict[int, Shaping | None] = {}
         self._masks = GrammarMasks()
 
     def draw(self, rows: Floats, sequences: Sequence[Tokens]) -> Drawn:
         """One token for each row of float32 [L, V] logits; row i belongs to sequence i."""
         drawn = Drawn()
+        ready: list[Row] = []
+        of_ready: list[tuple[int, Floats]] = []
         for row, sequence in zip(rows, sequences, strict=True):
             request = sequence.request
             try:
-                drawn.tokens[request.id] = token = self._token(row, sequence)
+                shaped = self._shaped(row, sequence)
             except SlipstreamError as error:  # of this request alone: the others go on
                 drawn.failed[request.id] = error
                 continue
-            drawn.logprobs[request.id] = _logprobs(row, token, request)
+            ready.append(Row(shaped, request.params, request.seed, sequence.answer_length))
+            of_ready.append((request.id, row))
+        for (request_id, _), token in zip(of_ready, self._sampler.draw(ready), strict=True):
+            if isinstance(token, int):
+                drawn.tokens[request_id] = token
+            else:
+                drawn.failed[request_id] = token
         self._look_ahead(sequences, drawn.tokens)
+        self._add_logprobs(drawn, of_ready, ready)
         return drawn
+
+    def score(self, rows: Floats, tokens: Sequence[int], top: int) -> list[TokenLogprob]:
+        """How likely `tokens` were under float32 [L, V] logits, each with its `top` rivals."""
+        count = min(len(rows), len(tokens))
+        return self._sampler.logprobs(list(rows[:count]), tokens[:count], [top] * count)
 
     def forget(self, request_id: int) -> None:
         """The request has ended."""
         self._shapings.pop(request_id, None)
         self._masks.forget(request_id)
 
-    def _token(self, row: Floats, sequence: Tokens) -> int:
-        request = sequence.request
-        shaped = self._shaped(row, sequence)
-        if shaped is not row and shaped.max() == -np.inf:
-            raise RequestError("no token is left here: the answer's constraints contradict")
-        return sample(shaped, request.params, request.seed, sequence.answer_length)
+    def _add_logprobs(
+        self, drawn: Drawn, of_rows: Sequence[tuple[int, Floats]], rows: Sequence[Row]
+    ) -> None:
+        """Log-probabilities come from the logits as the model gave them."""
+        drawn.logprobs = dict.fromkeys(drawn.tokens, ())
+        wanted = [
+            (request_id, logits, row.params.top_logprobs)
+            for (request_id, logits), row in zip(of_rows, rows, strict=True)
+            if row.params.logprobs and request_id in drawn.tokens
+        ]
+        if wanted:
+            tokens = [drawn.tokens[request_id] for request_id, _, _ in wanted]
+            entries = self._sampler.logprobs(
+                [logits for _, logits, _ in wanted], tokens, [top for _, _, top in wanted]
+            )
+            for (request_id, _, _), entry in zip(wanted, entries, strict=True):
+                drawn.logprobs[request_id] = (entry,)
 
     def _shaped(self, row: Floats, sequence: Tokens) -> Floats:
         """The logits to draw from: `row` itself where the request changes nothing."""
@@ -103,8 +130,3 @@ def _answer_of(sequence: Tokens) -> list[int]:
 def _masked(row: Floats, bits: Bits) -> Floats:
     allowed = np.unpackbits(bits, count=len(row), bitorder="little").view(np.bool_)
     return np.where(allowed, row, np.float32(-np.inf))
-
-
-def _logprobs(row: Floats, token: int, request: Request) -> tuple[TokenLogprob, ...]:
-    params = request.params
-    return (logprob(row, token, params.top_logprobs),) if params.logprobs else ()

@@ -31,7 +31,7 @@ from slipstream.engine.intake import Intake, Prompt, Terms
 from slipstream.engine.loading import compile_program
 from slipstream.engine.options import EngineOptions, Settings, resolve
 from slipstream.engine.request import FinishReason, Request, SamplingParams
-from slipstream.engine.sampler import TokenLogprob, logprob
+from slipstream.engine.sampler import TokenLogprob
 from slipstream.engine.scheduler import Plan, Scheduler
 from slipstream.engine.stats import Snapshot, Stats
 from slipstream.engine.streams import DeltaStream
@@ -70,8 +70,8 @@ class Engine:
         self.intake = Intake(
             tokenizer, self.vocabulary, settings.context, clock=clock, fresh_seed=fresh_seed
         )
-        self.drawer = Drawer()
-        self._clock = clock
+        self.drawer = Drawer(settings.threads or 1)
+        self.clock = clock
         self._lock = RLock()
         self._answers: dict[int, Answer] = {}
         self._mail: dict[int, deque[Delta]] = {}  # of the readers of streams
@@ -199,7 +199,7 @@ class Engine:
         with self._lock:
             if request.adapter is not None:
                 self.adapters.named(request.adapter)
-            now = self._clock()
+            now = self.clock()
             self._answers[request.id] = Answer(request, self.tokenizer, now)
             self.scheduler.add(request, now)
             if mail is not None:
@@ -258,7 +258,7 @@ class Engine:
     def step(self) -> list[Delta]:
         """Runs the next step of everything under way; returns what it added to the answers."""
         with self._lock:
-            now = self._clock()
+            now = self.clock()
             deltas = self._end_overdue(now)
             plan = self.scheduler.plan(now)
             self._wait_s = plan.wait_s
@@ -299,12 +299,8 @@ class Engine:
             request = scored.sequence.request
             entries = self._answers[request.id].prompt_logprobs
             top = request.params.prompt_logprobs or 0
-            for row, token in zip(
-                logits[scored.begin : scored.end],
-                request.prompt_ids[scored.position + 1 :],
-                strict=False,
-            ):
-                entries.append(logprob(row, token, top))
+            tokens = request.prompt_ids[scored.position + 1 :]
+            entries += self.drawer.score(logits[scored.begin : scored.end], tokens, top)
             scored.sequence.scored = len(entries)
 
     def _sample(self, work: Work, logits: NDArray[np.float32]) -> Drawn:
@@ -322,7 +318,7 @@ class Engine:
     def _detokenize(
         self, tokens: Mapping[int, int], logprobs: Mapping[int, tuple[TokenLogprob, ...]]
     ) -> list[Delta]:
-        now = self._clock()
+        now = self.clock()
         self.stats.answer_tokens += len(tokens)
         deltas = [
             self._answers[request_id].push(token, logprobs[request_id], now)
@@ -335,7 +331,7 @@ class Engine:
 
     def _end(self, request_id: int, reason: FinishReason) -> Delta | None:
         answer = self._forget(request_id)
-        return None if answer is None else answer.end(self._clock(), reason)
+        return None if answer is None else answer.end(self.clock(), reason)
 
     def _forget(self, request_id: int) -> Answer | None:
         answer = self._answers.pop(request_id, None)
@@ -343,7 +339,7 @@ class Engine:
             self.drawer.forget(request_id)
             self.scheduler.remove(request_id)
             if answer.started_s is not None:
-                self.stats.count_finished(self._clock() - answer.started_s)
+                self.stats.count_finished(self.clock() - answer.started_s)
         return answer
 
     def _file(self, deltas: Sequence[Delta]) -> None:

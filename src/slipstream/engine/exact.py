@@ -51,8 +51,7 @@ def exp(x: Floats) -> Floats:
         p = p * r + term
     p = p * (r * r) + r
     p = p + np.float32(1)
-    result: Floats = np.ldexp(p, turns.astype(np.int32))
-    return result
+    return np.ldexp(p, turns.astype(np.int32)).astype(np.float32, copy=False)  # exact
 
 
 def log(x: Doubles) -> Doubles:

@@ -10,7 +10,9 @@ of them runs can never be seen in an answer, since the arithmetic has one set of
 Legend: V vocabulary; C candidates that are kept; a score is (logit - highest logit) / T, ≤ 0.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +20,7 @@ from numpy.typing import NDArray
 from slipstream.engine.exact import WEIGHT_ONE, inverse_of, log, log_of, weights
 from slipstream.engine.noise import BLOCK, Noise
 from slipstream.engine.request import SamplingParams
-from slipstream.errors import NumericError, RequestError
+from slipstream.errors import NumericError, RequestError, SlipstreamError
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
@@ -35,6 +37,50 @@ class TokenLogprob:
     id: int
     logprob: float
     top: tuple[tuple[int, float], ...] = ()  # (id, logprob), the most likely first
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one token is drawn from: float32 [V] logits, by these parameters."""
+
+    logits: Floats
+    params: SamplingParams
+    seed: int
+    index: int
+
+
+class Sampler(Protocol):
+    """Draws for all rows of a step at once."""
+
+    def draw(self, rows: Sequence[Row]) -> list[int | SlipstreamError]:
+        """`sample` of each row: its token, or why it has none."""
+        ...
+
+    def logprobs(
+        self, rows: Sequence[Floats], tokens: Sequence[int], tops: Sequence[int]
+    ) -> list[TokenLogprob]:
+        """`logprob` of each row, its token, and how many rivals to name."""
+        ...
+
+
+class ReferenceSampler:
+    """The sampler that defines the tokens: one row after the other, in numpy."""
+
+    def draw(self, rows: Sequence[Row]) -> list[int | SlipstreamError]:
+        """See `Sampler`."""
+        return [self._token(row) for row in rows]
+
+    def _token(self, row: Row) -> int | SlipstreamError:
+        try:
+            return sample(row.logits, row.params, row.seed, row.index)
+        except SlipstreamError as error:
+            return error
+
+    def logprobs(
+        self, rows: Sequence[Floats], tokens: Sequence[int], tops: Sequence[int]
+    ) -> list[TokenLogprob]:
+        """See `Sampler`."""
+        return [logprob(*one) for one in zip(rows, tokens, tops, strict=True)]
 
 
 def sample(logits: Floats, params: SamplingParams, seed: int, index: int) -> int:

@@ -6,7 +6,6 @@ not know (typical-p) is drawn by the reference.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,12 +17,15 @@ from slipstream.engine.request import SamplingParams
 from slipstream.engine.sampler import (
     MIN_P_LOWEST,
     Ids,
+    ReferenceSampler,
+    Row,
+    Sampler,
     TokenLogprob,
     check_highest,
     logprob_entry,
     sample,
 )
-from slipstream.errors import SlipstreamError
+from slipstream.errors import MachineError, SlipstreamError
 
 Floats = NDArray[np.float32]
 Controls = tuple[float, float, float, float, float]
@@ -31,14 +33,12 @@ Controls = tuple[float, float, float, float, float]
 REFUSED = {-1: math.nan, -2: -math.inf}  # what a token below 0 says of the row's highest logit
 
 
-@dataclass(frozen=True)
-class Row:
-    """What one token is drawn from: float32 [V] logits, by these parameters."""
-
-    logits: Floats
-    params: SamplingParams
-    seed: int
-    index: int
+def fastest_sampler(threads: int = 1) -> Sampler:
+    """The native one, or the reference where the kernels were not built."""
+    try:
+        return NativeSampler(threads)
+    except MachineError:
+        return ReferenceSampler()
 
 
 class NativeSampler:
@@ -48,7 +48,7 @@ class NativeSampler:
         self._inner = native_module().Sampler(isa, threads)
 
     def draw(self, rows: Sequence[Row]) -> list[int | SlipstreamError]:
-        """The token of each row, or why it has none."""
+        """See `Sampler`."""
         tokens: list[int | SlipstreamError] = []
         drawn = iter(self._draw([row for row in rows if row.params.typical_p == 1]))
         for row in rows:
@@ -66,7 +66,7 @@ class NativeSampler:
     def logprobs(
         self, rows: Sequence[Floats], tokens: Sequence[int], tops: Sequence[int]
     ) -> list[TokenLogprob]:
-        """`sampler.logprob` of each row, its token and how many rivals to name."""
+        """See `Sampler`."""
         if not rows:
             return []
         totals, highest = np.empty(len(rows)), np.empty(len(rows), np.float32)
