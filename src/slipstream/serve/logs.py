@@ -9,6 +9,8 @@ import sys
 import time
 from typing import Any
 
+from slipstream.serve.caller import Caller
+
 prompt_log = logging.getLogger("slipstream.prompts")
 
 
@@ -24,10 +26,10 @@ def set_up_logging(as_json: bool) -> None:
     prompt_log.setLevel(logging.INFO)
 
 
-def log_prompt(request_id: str, account: str, prompt: str | list[int]) -> None:
-    """The text (or the token ids) of a prompt, for an operator who has asked for it."""
-    fields = {"request_id": request_id, "account": account, "prompt": prompt}
-    prompt_log.info("prompt %s", request_id, extra={"fields": fields})
+def log_prompt(caller: Caller, prompt: str) -> None:
+    """The text of a prompt as the model reads it, for an operator who has asked for it."""
+    fields = {"request_id": caller.request_id, "account": caller.account, "prompt": prompt}
+    prompt_log.info("prompt", extra={"fields": fields})
 
 
 class JsonFormatter(logging.Formatter):

@@ -6,6 +6,7 @@ process ends. A second Ctrl-C ends it at once. SIGHUP reads the API keys again.
 
 import asyncio
 import logging
+import select
 import signal
 import socket
 import stat
@@ -28,6 +29,7 @@ log = logging.getLogger("slipstream.serve")
 
 KEEP_ALIVE_S = 30
 GOODBYE_S = 5.0  # for words to reach those whose time to drain is over
+LAST_CALL_S = 0.25  # for requests on connections that were made before the doors closed
 BACKLOG = 2048
 
 
@@ -88,7 +90,25 @@ class Runner(uvicorn.Server):
             )
             await self._server.catalog.stop()
             await self._emptied(GOODBYE_S)
+        if not self.force_exit:
+            await self._close_doors(sockets or [])
         await super().shutdown(sockets)
+
+    async def _close_doors(self, listeners: list[socket.socket]) -> None:
+        """Completes no more connections, and answers those that are complete already.
+
+        Closing a listener at once would reset whatever waits in its queue, without a word.
+        """
+        for listener in listeners:
+            listener.listen(0)
+        end = time.monotonic() + GOODBYE_S
+        await asyncio.sleep(LAST_CALL_S)
+        while time.monotonic() < end and _waiting(listeners):
+            await asyncio.sleep(0.01)
+        for server in self.servers:
+            server.close()
+        await asyncio.sleep(LAST_CALL_S)
+        await self._emptied(GOODBYE_S)
 
     async def _emptied(self, timeout_s: float | None) -> bool:
         """Waits until no request is under way; False when it takes too long or a user insists."""
@@ -98,6 +118,11 @@ class Runner(uvicorn.Server):
                 return False
             await asyncio.sleep(0.05)
         return True
+
+
+def _waiting(listeners: list[socket.socket]) -> bool:
+    """Whether a connection waits to be accepted."""
+    return bool(select.select(listeners, [], [], 0)[0])
 
 
 def run_server(

@@ -20,6 +20,7 @@ from slipstream.engine.service import Service
 from slipstream.serve.admission import Admission, AdmissionLimits
 from slipstream.serve.caller import Caller
 from slipstream.serve.dialect import Dialect, dialect_of
+from slipstream.serve.logs import log_prompt
 from slipstream.serve.metrics import Metrics
 from slipstream.serve.response_cache import ResponseCache
 from slipstream.serve.response_cache_key import is_deterministic, key_of, model_identity
@@ -152,4 +153,8 @@ class Served:
             "adapter": self.adapter.slot if self.adapter else None,
         }
         made = [self.engine.requests(prompt, params, **terms) for prompt in prompts]
+        if self.limits.log_prompts:
+            for leader, *_ in made:
+                text = self.engine.tokenizer.decode(leader.prompt_ids, skip_special=False)
+                log_prompt(caller, text)
         return [admission.bounded(request) for siblings in made for request in siblings]
