@@ -77,7 +77,7 @@ def slipstream_server(
     port = free_port()
     command = [sys.executable, "-m", "slipstream.cli.main", "serve", model, "--name", "model"]
     command += ["--port", str(port), "--max-batch", str(slots), "--context", str(context)]
-    command += ["--threads", str(threads), *more]
+    command += ["--threads", str(threads), "--response-cache", "off", *more]
     source = {"PYTHONPATH": str(Path(load.__file__).parents[2])}
     return Running(name, command, port, "model", {}, source)
 

@@ -11,6 +11,7 @@ from fakes import FakeProgram, fake_engine, parrot
 from slipstream.cli import answering, serve
 from slipstream.cli.main import main
 from slipstream.engine.engine import Engine
+from slipstream.serve import loader_content
 
 
 class Unhurried(FakeProgram):
@@ -27,4 +28,5 @@ def open_fake(source, options=None):
 
 Engine.open = open_fake
 answering.resolve = serve.resolve = Path
+loader_content.content_of = str
 main()

@@ -21,6 +21,8 @@ def serve(spawn):
             "m",
             "--port",
             "0",
+            "--response-cache",
+            "off",
             *words,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -48,7 +48,9 @@ async def _run(
 ) -> list[Seen]:
     places = asyncio.Semaphore(concurrency)
     limits = httpx.Limits(max_connections=concurrency, max_keepalive_connections=concurrency)
-    headers = {"Authorization": f"Bearer {target.api_key}"} if target.api_key else {}
+    headers = {"Cache-Control": "no-store"}  # what is measured is computed
+    if target.api_key:
+        headers["Authorization"] = f"Bearer {target.api_key}"
     async with httpx.AsyncClient(timeout=TIMEOUT_S, limits=limits, headers=headers) as http:
         start = time.perf_counter()
 

@@ -64,8 +64,7 @@ def command(  # noqa: PLR0917  each argument is an option of the command line
         threads=threads,
     )
     specs = serve_models.specs_of(model, name, more)
-    for spec in specs:
-        resolve(spec.source)  # has a progress bar of its own
+    first, *_ = [resolve(spec.source) for spec in specs]  # has a progress bar of its own
     cache = serve_models.CacheChoice(response_cache, response_cache_mb, response_cache_ttl)
     with ThreadPoolExecutor(1) as pool:  # the model loads while the HTTP stack is imported
         opening = pool.submit(Engine.open, specs[0].source, options)
@@ -76,7 +75,7 @@ def command(  # noqa: PLR0917  each argument is an option of the command line
         address = serve_options.address_of(host, port, uds, tls_cert, tls_key)
         doors |= serve_models.admin_doors(admin_key_file)
         with waiting(f"loading {', '.join(spec.source for spec in specs)}"):
-            catalog = serve_models.catalog_of(specs, opening, options, limits, cache)
+            catalog = serve_models.catalog_of(specs, first, opening, options, limits, cache)
         serve_models.add_adapters(catalog, adapter)
         del opening  # it would hold an engine that may be unloaded
     names = ", ".join(dict.fromkeys(spec.name for spec in specs))

@@ -98,12 +98,15 @@ def served_name(model: str) -> str:
 
 def catalog_of(
     specs: Sequence[Spec],
+    path: Path,
     opening: "Future[Engine]",
     options: EngineOptions,
     limits: "AdmissionLimits",
     cache: CacheChoice,
 ) -> "Catalog":
-    """The catalog of all models; `opening` gives the first one's engine, the others are loaded."""
+    """The catalog of all models; the first one lies at `path` and `opening` gives its engine, the
+    others are loaded here.
+    """
     catalog, loader, content = (
         import_module(f"slipstream.serve.{part}")
         for part in ("catalog", "loader", "loader_content")
@@ -118,7 +121,6 @@ def catalog_of(
         )
 
     first, *others = specs
-    path = import_module("slipstream.checkpoint.sources").resolve(first.source, quiet=True)
     ones = [served(first, opening.result(), content.content_of(path))]
     for spec in others:
         opened = loader.open_model(spec.source, options)
