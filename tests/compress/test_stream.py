@@ -57,7 +57,7 @@ def test_a_block_is_calibrated_on_what_the_compressed_blocks_before_it_yield(
         seen.update({name: moments.hessian for name, moments in visit.moments.items()})
         coarse.visit(visit)
 
-    after = stream(draft, drive, visit, calibrated=True)
+    after = stream(draft, drive, visit, inputs="now")
     program = compile_reference(after.graph, after.weights)
     key = "model.layers.2.mlp.gate_proj.weight"
     # Layer 2's own attention was still exact when its inputs were captured.

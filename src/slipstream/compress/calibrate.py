@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from slipstream.backends.batch import PAGE_SIZE, Program
+from slipstream.backends.batch import Program
 from slipstream.compress.inputs import InputGroup
 from slipstream.compress.moments import gather
 from slipstream.compress.passes.gptq import Factor, factor_hessian
@@ -123,10 +123,9 @@ def _sum_products(
     on_tokens: OnTokens | None,
 ) -> dict[str, NDArray[np.float32]]:
     """Mean of x xᵀ over all rows, float32 [I, I] for each group."""
-    kv = program.new_kv(-(-chunks.shape[1] // PAGE_SIZE))
     roles = Roles.of(program.graph).by_weight
     with_head = any("head" in roles[group.key] for group in part)  # it sees only rows with logits
-    found = gather(program, chunks, part, kv, all_logits=with_head, on_tokens=on_tokens)
+    found = gather([program], chunks, part, all_logits=with_head, on_tokens=on_tokens)
     for key, moments in found.items():
         if not moments.finite:
             raise NumericError(f"{key}: its calibration inputs are not finite")

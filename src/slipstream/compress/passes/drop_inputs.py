@@ -141,7 +141,7 @@ class DropInputs:
             except NumericError as error:
                 visit.note(name, f"not refitted: {error}")
 
-        return stream(draft, drive, visit, calibrated=True, label=f"refitting after {self}")
+        return stream(draft, drive, visit, inputs="now", label=f"refitting after {self}")
 
 
 @dataclass(frozen=True, kw_only=True)

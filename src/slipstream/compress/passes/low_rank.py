@@ -39,7 +39,7 @@ class LowRank:
 
     def run(self, draft: Draft, drive: Drive) -> Draft:
         """Every selected matrix; later stages see the factored ones."""
-        after = stream(draft, drive, self.visit, calibrated=True, label="factoring")
+        after = stream(draft, drive, self.visit, inputs="now", label="factoring")
         ranks = {}
         for name in self._chosen(draft):
             first = factor_names(name)[0]

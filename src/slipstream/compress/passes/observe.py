@@ -23,7 +23,7 @@ def observe(draft: Draft, drive: Drive, look: Callable[[Visit], None], label: st
         look(visit)
         assert not visit.changed, "observing changes nothing"
 
-    stream(draft, replace(drive, folder=folder), visit, calibrated=True, label=label)
+    stream(draft, replace(drive, folder=folder), visit, inputs="now", label=label)
     shutil.rmtree(folder, ignore_errors=True)
 
 

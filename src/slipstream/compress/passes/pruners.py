@@ -19,7 +19,7 @@ from slipstream.compress.passes.masks import Pattern, mask_of
 from slipstream.compress.passes.rounding import selected
 from slipstream.compress.passes.sparsegpt import sparsegpt
 from slipstream.compress.stages import stages_of
-from slipstream.compress.stream import stream
+from slipstream.compress.stream import Inputs, stream
 from slipstream.compress.work import Draft, Drive, Visit
 from slipstream.errors import NumericError
 from slipstream.formats.tensor import DenseTensor
@@ -49,9 +49,14 @@ class Pruner:
         """Whether it reads moments."""
         return True
 
+    @property
+    def inputs(self) -> Inputs:
+        """Which inputs it is calibrated on."""
+        return "now" if self.calibrated else "none"
+
     def run(self, draft: Draft, drive: Drive) -> Draft:
         """Every selected weight of every stage, in order."""
-        return stream(draft, drive, self.visit, calibrated=self.calibrated, label=str(self))
+        return stream(draft, drive, self.visit, inputs=self.inputs, label=str(self))
 
     def __str__(self) -> str:
         return type(self).__name__.lower()
@@ -145,7 +150,7 @@ def owl_ratios(draft: Draft, drive: Drive, sparsity: float) -> dict[str, float]:
             visit.put(_share_name(visit.stage.name), DenseTensor(share))
 
     observing = replace(drive, folder=drive.folder / "outliers")
-    after = stream(draft, observing, count, calibrated=True, label="counting outliers")
+    after = stream(draft, observing, count, inputs="now", label="counting outliers")
     names = [stage.name for stage in stages_of(draft.graph) if stage.layer is not None]
     shares = np.array([after.weights[_share_name(name)].dequantize()[0] for name in names])
     return dict(zip(names, spread_ratios(shares, sparsity).tolist(), strict=True))
@@ -185,7 +190,7 @@ def _with_ratios(pruner: Pruner, ratios: Mapping[str, float], draft: Draft, driv
         ratio = ratios.get(visit.stage.name, pruner.sparsity)
         replace(pruner, sparsity=ratio).visit(visit)
 
-    return stream(draft, drive, visit, calibrated=True, label=f"{pruner} with OWL")
+    return stream(draft, drive, visit, inputs="now", label=f"{pruner} with OWL")
 
 
 def _known(moments: Moments | None) -> Moments:

@@ -45,7 +45,7 @@ class Rotate:
 
     def run(self, draft: Draft, drive: Drive) -> Draft:
         """Every stage of the untied model."""
-        return stream(untied(draft), drive, self.visit, calibrated=False, label="rotating")
+        return stream(untied(draft), drive, self.visit, inputs="none", label="rotating")
 
     def outline(self, draft: Draft) -> Draft:
         """All matrices become float32; a tied head gets its own."""

@@ -18,7 +18,7 @@ from slipstream.compress.moments import Moments
 from slipstream.compress.passes.rtn import round_to_nearest
 from slipstream.compress.recipe import fitting_group
 from slipstream.compress.store import overlay
-from slipstream.compress.stream import stream
+from slipstream.compress.stream import Inputs, stream
 from slipstream.compress.work import Draft, Drive, Visit, roles_of
 from slipstream.errors import NumericError
 from slipstream.formats.tensor import Affine, AffineTensor, Tensor, Zero
@@ -47,9 +47,14 @@ class Rounding:
         """Whether it reads moments."""
         return False
 
+    @property
+    def inputs(self) -> Inputs:
+        """Which inputs it is calibrated on."""
+        return "now" if self.calibrated else "none"
+
     def run(self, draft: Draft, drive: Drive) -> Draft:
         """Every selected weight of every stage, in order."""
-        return stream(draft, drive, self.visit, calibrated=self.calibrated, label=str(self))
+        return stream(draft, drive, self.visit, inputs=self.inputs, label=str(self))
 
     def __str__(self) -> str:
         return type(self).__name__.lower()

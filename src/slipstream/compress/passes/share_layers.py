@@ -34,7 +34,7 @@ class ShareLayers:
     def run(self, draft: Draft, drive: Drive) -> Draft:
         """The mean of the blocks that share, under the name of the first."""
         if self.weights == "mean":
-            draft = stream(draft, drive, self.visit, calibrated=False, label="sharing")
+            draft = stream(draft, drive, self.visit, inputs="none", label="sharing")
         return self._shared(draft)
 
     def outline(self, draft: Draft) -> Draft:

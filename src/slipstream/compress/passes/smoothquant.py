@@ -29,7 +29,7 @@ class SmoothQuant:
 
     def run(self, draft: Draft, drive: Drive) -> Draft:
         """Every foldable input of every stage."""
-        return stream(draft, drive, self.visit, calibrated=True, label="smoothquant")
+        return stream(draft, drive, self.visit, inputs="now", label="smoothquant")
 
     def visit(self, visit: Visit) -> None:
         """Scales one stage."""
