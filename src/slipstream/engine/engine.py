@@ -35,8 +35,8 @@ from slipstream.engine.sampler import TokenLogprob
 from slipstream.engine.scheduler import Plan, Scheduler
 from slipstream.engine.stats import Snapshot, Stats
 from slipstream.engine.streams import DeltaStream
-from slipstream.errors import UnsupportedError
-from slipstream.machine import machine
+from slipstream.errors import RequestError, UnsupportedError
+from slipstream.machine import machine, thread_count
 from slipstream.models.load import load
 from slipstream.models.model import Model
 
@@ -70,7 +70,7 @@ class Engine:
         self.intake = Intake(
             tokenizer, self.vocabulary, settings.context, clock=clock, fresh_seed=fresh_seed
         )
-        self.drawer = Drawer(settings.threads or 1)
+        self.drawer = Drawer(settings.threads or thread_count())
         self.clock = clock
         self._lock = RLock()
         self._answers: dict[int, Answer] = {}
@@ -196,6 +196,8 @@ class Engine:
 
     def submit(self, request: Request, mail: deque[Delta] | None = None) -> None:
         """Queues a request made by `request`; the coming steps answer it, into `mail` too."""
+        if request.params.beam_width > 1:
+            raise RequestError("beam search is not streamed: use Engine.generate, or stream=false")
         with self._lock:
             if request.adapter is not None:
                 self.adapters.named(request.adapter)

@@ -44,11 +44,11 @@ def exp(x: Floats) -> Floats:
     """e^x for x ≤ 0, within 2 ulp, and not below e^-30; float32 in, float32 out."""
     bounded = np.maximum(x, np.float32(EXP_LOWEST))
     turns = np.rint(bounded * LOG2_E)
-    r = bounded - turns * LN2_HIGH
-    r = r - turns * LN2_LOW
-    p = np.full_like(r, EXP_TERMS[0])
+    r: Floats = bounded - turns * LN2_HIGH
+    r -= turns * LN2_LOW
+    p: Floats = np.full_like(r, EXP_TERMS[0])
     for term in EXP_TERMS[1:]:
-        p = p * r + term
+        p = p * r + np.float32(term)
     p = p * (r * r) + r
     p = p + np.float32(1)
     return np.ldexp(p, turns.astype(np.int32)).astype(np.float32, copy=False)  # exact
