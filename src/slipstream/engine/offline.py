@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 from slipstream.engine.answer import Completion, Delta, fold
+from slipstream.engine.beam import search
 from slipstream.engine.intake import Prompt
 from slipstream.engine.request import SamplingParams
 from slipstream.engine.streams import DeltaStream
@@ -20,6 +21,8 @@ def generate(
     engine: "Engine", prompts: Sequence[Prompt], params: SamplingParams, progress: bool
 ) -> list[Completion]:
     """Completions in the prompts' order, `params.n` of each; interrupted, it leaves nothing."""
+    if params.beam_width > 1:
+        return [beam for prompt in prompts for beam in search(engine, prompt, params)]
     requests = [request for prompt in prompts for request in engine.requests(prompt, params)]
     with ExitStack() as stack:
         show = stack.enter_context(_bar(engine, len(requests))) if progress else _nothing

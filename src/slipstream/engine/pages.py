@@ -100,7 +100,7 @@ class PagePool:
         known = self.index.find(name.digest)
         if known is None:
             if not self.index.named(page):
-                self.index.add(page, name)
+                self._add(page, name)
             return page
         if known != page:
             self.share([known])
@@ -112,7 +112,13 @@ class PagePool:
         if not self._keep or self.index.named(page):
             return
         if self.index.match_within(name.before, name.tokens)[0] < len(name.tokens):
-            self.index.add(page, name)
+            self._add(page, name)
+
+    def _add(self, page: int, name: Name) -> None:
+        for outdated in self.index.outdated_by(name):
+            self.index.drop(outdated)
+            self._free.append(outdated)
+        self.index.add(page, name)
 
     def forget(self) -> None:
         """Empties the index: nothing computed until now will be found again."""

@@ -26,7 +26,7 @@ Place = tuple[Digest, int]  # what is before a page, and its first token
 
 DIGEST_BYTES = 32
 WORTH_COPYING = 8  # tokens of a page; fewer are computed again, in a step that runs anyway
-CANDIDATES = 16  # pages of one place that are compared, the newest first
+CANDIDATES = 64  # pages of one place that are compared, the newest first
 
 
 def root_of(adapter: str | None) -> Digest:
@@ -60,7 +60,9 @@ class Name:
     def in_common(self, tokens: Sequence[int]) -> int:
         """How many tokens from the first are the same."""
         most = min(len(tokens), len(self.tokens))
-        return next((i for i in range(most) if tokens[i] != self.tokens[i]), most)
+        if self.tokens[:most] == tuple(tokens[:most]):
+            return most
+        return next(i for i in range(most) if tokens[i] != self.tokens[i])
 
 
 class PrefixIndex:
@@ -101,6 +103,8 @@ class PrefixIndex:
         beside = self._beside.get((before, tokens[0])) if tokens else None
         for page in islice(reversed(beside or {}), CANDIDATES):
             best = max(best, (self._name_of[page].in_common(tokens), page))
+            if best[0] == len(tokens):
+                break
         return best if best[0] >= WORTH_COPYING else (0, -1)
 
     def add(self, page: int, name: Name) -> None:
@@ -136,7 +140,24 @@ class PrefixIndex:
 
     def evict(self) -> int:
         """Forgets the page that has rested longest, and gives it up."""
-        page, _ = self._idle.popitem(last=False)
+        page = next(iter(self._idle))
+        self.drop(page)
+        return page
+
+    def outdated_by(self, name: Name) -> list[int]:
+        """Resting pages that hold a beginning of what a page of this name holds, and no more."""
+        beside = self._beside.get(name.place, {})
+        return [
+            page
+            for page in islice(reversed(beside), CANDIDATES)
+            if page in self._idle
+            and len(other := self._name_of[page].tokens) < len(name.tokens)
+            and other == name.tokens[: len(other)]
+        ]
+
+    def drop(self, page: int) -> None:
+        """Forgets a page that rests."""
+        del self._idle[page]
         name = self._name_of.pop(page)
         if name.digest is not None:
             del self._page_of[name.digest]
@@ -144,7 +165,6 @@ class PrefixIndex:
         del beside[page]
         if not beside:
             del self._beside[name.place]
-        return page
 
     def clear(self) -> list[int]:
         """Forgets everything; returns the pages that rested."""
