@@ -13,7 +13,7 @@ from slipstream.checkpoint.artifact import verify
 from slipstream.cli import generate as generate_verb
 from slipstream.cli import prune as prune_verb
 from slipstream.cli import quantize as verb
-from slipstream.cli.compress_order import parse_memory
+from slipstream.cli.compress_order import parse_memory, read_recipe
 from slipstream.compress.calibration_text import read_documents
 from slipstream.errors import LimitsNotMetError, MachineError, SourceError, UnsupportedError
 from slipstream.formats.tensor import AffineTensor
@@ -191,6 +191,15 @@ def test_what_is_no_size_or_recipe_is_refused(tmp_path: Path, model: str) -> Non
         parse_memory("much")
     with pytest.raises(SourceError, match="cannot be read"):
         verb.command(model, recipe=tmp_path / "absent.toml")
+
+
+def test_a_recipes_text_lies_beside_it(model: str, words: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text('[calibration]\ntext="words.txt"\n[[pass]]\nmethod="gptq"\n')
+    assert read_recipe(recipe).calibration.text == str(words)
+    recipe.write_bytes(b"\xff")
+    with pytest.raises(UnsupportedError, match="UTF-8"):
+        read_recipe(recipe)
 
 
 def test_documents_of_every_kind_are_read(tmp_path: Path) -> None:

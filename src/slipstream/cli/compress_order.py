@@ -1,6 +1,7 @@
 """Options that `quantize` and `prune` share, from their text."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 from slipstream.compress.chain import Chain, read_chain
@@ -25,6 +26,12 @@ def parse_memory(text: str | None) -> int | None:
 def read_recipe(path: Path) -> Chain:
     """The chain of a TOML file; its calibration text is looked for beside it."""
     try:
-        return read_chain(path.read_text(encoding="utf-8"))
+        chain = read_chain(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise SourceError(f"the recipe {path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise UnsupportedError(f"the recipe {path} is no text in UTF-8") from None
+    if chain.calibration.text is None:
+        return chain
+    beside = str(path.parent / chain.calibration.text)
+    return replace(chain, calibration=replace(chain.calibration, text=beside))
