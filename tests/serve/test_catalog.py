@@ -345,7 +345,7 @@ class Transitions(RuleBasedStateMachine):
             self.catalog.choose(label)
         except (ModelNotFound, UnavailableError):
             return  # refused at once, in words
-        text = await ask(self.catalog, label, pause_s=self.chance.choice([0, 0, 0.005]))
+        text = await ask(self.catalog, label, pause_s=self.chance.choice([0, 0.005, 0.02]))
         assert text[:1] == name and (version is None or text == f"{name} {version}")
 
     @rule(seconds=st.sampled_from([0.0, 0.002, 0.01]))

@@ -75,7 +75,9 @@ def command(  # noqa: PLR0917  each argument is an option of the command line
         address = serve_options.address_of(host, port, uds, tls_cert, tls_key)
         doors |= serve_models.admin_doors(admin_key_file)
         with waiting(f"loading {', '.join(spec.source for spec in specs)}"):
-            catalog = serve_models.catalog_of(specs, first, opening, options, limits, cache)
+            catalog = serve_models.catalog_of(
+                specs, first, opening, options=options, limits=limits, cache=cache
+            )
         serve_models.add_adapters(catalog, adapter)
         del opening  # it would hold an engine that may be unloaded
     names = ", ".join(dict.fromkeys(spec.name for spec in specs))

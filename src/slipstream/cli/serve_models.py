@@ -100,6 +100,7 @@ def catalog_of(
     specs: Sequence[Spec],
     path: Path,
     opening: "Future[Engine]",
+    *,
     options: EngineOptions,
     limits: "AdmissionLimits",
     cache: CacheChoice,
