@@ -1,10 +1,15 @@
 """The `openai` client, unmodified, against a live server."""
 
 import asyncio
+import time
 
 import openai as library
 import pytest
-from live_server import run_async
+from live_server import live, run_async
+from speakers import speaker
+
+from slipstream.serve.app import make_app
+from slipstream.serve.openai_logprobs import shown
 
 ASKED = {"model": "fake", "messages": [{"role": "user", "content": "Hi"}]}
 
@@ -115,6 +120,10 @@ def test_completion_logprobs(openai):
     assert [list(top) for top in found.top_logprobs] == [["H"], ["e"], ["l"]]
 
 
+def test_impossible_tokens_have_openai_s_number_for_that():
+    assert [shown(value) for value in (-0.5, float("-inf"))] == [-0.5, -9999.0]
+
+
 def test_models_are_listed(openai):
     assert [m.id for m in openai.models.list()] == ["fake"]
     assert openai.models.retrieve("fake").id == "fake"
@@ -147,3 +156,26 @@ async def test_many_at_once(url):
     for n, reply in enumerate(replies):
         said = "Hello, wörld!".encode()[: 1 + n % 9].decode(errors="replace")
         assert reply.choices[0].message.content == said
+
+
+def test_a_timeout_is_an_error_in_words():
+    """Before the first event it has a status, within a stream an event."""
+    engine = speaker("x" * 4000, context=8192)
+    first = engine.program.step
+
+    def slowly(batch, kv):
+        time.sleep(0.02)
+        return first(batch, kv)
+
+    engine.program.step = slowly
+    asked = {**ASKED, "extra_body": {"timeout": 0.3}}
+    with (
+        live(make_app(engine, name="fake")) as url,
+        library.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client,
+    ):
+        with pytest.raises(library.InternalServerError, match="longer than") as caught:
+            client.chat.completions.create(**asked)
+        assert caught.value.status_code == 504 and caught.value.code == "timeout"
+        with pytest.raises(library.APIError, match="longer than"):
+            said = list(client.chat.completions.create(**asked, stream=True))
+            assert said

@@ -1,5 +1,8 @@
 """The real model behind the real server, asked by the unmodified `openai` client."""
 
+import json
+
+import numpy as np
 import pytest
 from live_server import live
 from openai import OpenAI
@@ -30,4 +33,45 @@ def test_chats_streamed_and_whole_are_the_engine_s_own(engine):
     assert "".join(c.choices[0].delta.content or "" for c in chunks) == expected.text
     assert whole.usage.prompt_tokens == len(expected.prompt_ids)
     assert engine.idle
+    engine.check()
+
+
+WEATHER = {
+    "type": "function",
+    "function": {
+        "name": "get_weather",
+        "description": "The weather in a city",
+        "parameters": {
+            "type": "object",
+            "properties": {"city": {"type": "string"}, "unit": {"enum": ["C", "F"]}},
+            "required": ["city", "unit"],
+            "additionalProperties": False,
+        },
+    },
+}
+
+
+def test_a_call_is_made_embeddings_are_near_and_a_conversation_goes_on(engine):
+    turns = [{"role": "user", "content": "What is the weather in Oslo?"}]
+    asked = {"model": "smollm2", "messages": turns, "max_tokens": 80, "temperature": 0}
+    texts = ["a cat on a mat", "a kitten on a rug", "the stock market crashed"]
+    with live(make_app(engine, name="smollm2")) as url:
+        client = OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
+        reply = client.chat.completions.create(
+            **asked, tools=[WEATHER], tool_choice="required", parallel_tool_calls=False
+        )
+        vectors = [
+            np.array(one.embedding)
+            for one in client.embeddings.create(model="smollm2", input=texts).data
+        ]
+        first = client.responses.create(model="smollm2", input="Hi!", max_output_tokens=8)
+        second = client.responses.create(
+            model="smollm2", input="Go on.", previous_response_id=first.id, max_output_tokens=8
+        )
+    (call,) = reply.choices[0].message.tool_calls
+    arguments = json.loads(call.function.arguments)
+    assert call.function.name == "get_weather" and "Oslo" in arguments["city"]
+    assert arguments["unit"] in ("C", "F") and set(arguments) == {"city", "unit"}
+    assert vectors[0] @ vectors[1] > max(vectors[0] @ vectors[2], vectors[1] @ vectors[2])
+    assert second.usage.input_tokens > first.usage.input_tokens + first.usage.output_tokens
     engine.check()

@@ -20,7 +20,7 @@ from slipstream.serve.tools.events import Call, CallArguments, CallBegun, Event,
 
 
 def _line(content: Json) -> bytes:
-    return f"{compact(content)}\n".encode()
+    return compact(content) + b"\n"
 
 
 LINES = Framing(

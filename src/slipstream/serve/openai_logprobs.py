@@ -10,6 +10,8 @@ from slipstream.engine.codec import Decoder
 from slipstream.engine.sampler import TokenLogprob
 from slipstream.serve.replies import Json
 
+IMPOSSIBLE = -9999.0
+
 
 def chat_logprobs(decoder: Decoder, entries: Sequence[TokenLogprob]) -> Json | None:
     """The ``logprobs`` of a chat's choice; None without entries."""
@@ -42,9 +44,9 @@ def completion_logprobs(
         offset += len(text)
     return {
         "tokens": texts,
-        "token_logprobs": [entry and entry.logprob for entry in entries],
+        "token_logprobs": [entry and shown(entry.logprob) for entry in entries],
         "top_logprobs": [
-            entry and {spelled(decoder, token): value for token, value in entry.top}
+            entry and {spelled(decoder, token): shown(value) for token, value in entry.top}
             for entry in entries
         ],
         "text_offset": offsets,
@@ -62,7 +64,10 @@ def prompt_logprobs(
         candidates = {**dict(entry.top), token: entry.logprob}
         listed.append(
             {
-                str(candidate): {"logprob": value, "decoded_token": spelled(decoder, candidate)}
+                str(candidate): {
+                    "logprob": shown(value),
+                    "decoded_token": spelled(decoder, candidate),
+                }
                 for candidate, value in candidates.items()
             }
         )
@@ -74,7 +79,12 @@ def spelled(decoder: Decoder, token: int) -> str:
     return decoder.decode([token], skip_special=False)
 
 
+def shown(logprob: float) -> float:
+    """OpenAI's word for impossible is -9999: JSON has no infinity."""
+    return max(logprob, IMPOSSIBLE)
+
+
 def _token(decoder: Decoder, token: int, value: float) -> Json:
     text = spelled(decoder, token)
     whole = "\ufffd" not in text  # otherwise its bytes are part of a character
-    return {"token": text, "logprob": value, "bytes": list(text.encode()) if whole else None}
+    return {"token": text, "logprob": shown(value), "bytes": list(text.encode()) if whole else None}

@@ -15,7 +15,7 @@ from slipstream.serve.stream import Framing, compact
 
 
 def _named(content: Json) -> bytes:
-    return f"event: {content['type']}\ndata: {compact(content)}\n\n".encode()
+    return f"event: {content['type']}\ndata: ".encode() + compact(content) + b"\n\n"
 
 
 def _failed(refusal: Refusal) -> bytes:

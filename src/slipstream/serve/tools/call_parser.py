@@ -92,8 +92,8 @@ class CallParser:
 
     def _in_text(self, events: list[Event]) -> bool:
         opener = self._syntax.opener
-        bare = self._held.lstrip()
         if self._syntax.bare and not self._spoken and not self._calls:
+            bare = self._held.lstrip()
             if not bare:
                 return False
             if bare[0] == "{":
