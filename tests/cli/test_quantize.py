@@ -151,13 +151,13 @@ def test_a_pruned_model_is_smaller_and_answers(
 ) -> None:
     out = tmp_path / "out"
     prune_verb.command(
-        model, out=out, blocks=1, heads=0.5, neurons=0.25, width=0.4, scope="model", text=words,
-        tokens=256, as_json=True,
+        model, out=out, blocks=1, heads=0.5, neurons=0.25, width=0.4, scope="model", bits=8,
+        text=words, tokens=256, as_json=True,
     )  # fmt: skip
     rows = json.loads(capsys.readouterr().out)["rows"]
     assert rows[-1]["size_bytes"] < 0.8 * rows[0]["size_bytes"]
     assert [entry["method"] for entry in verify(out)["recipe"]["pass"]] == [
-        "drop_blocks", "drop_heads", "drop_neurons", "drop_width",
+        "drop_blocks", "drop_heads", "drop_neurons", "drop_width", "rtn", "gptq",
     ]  # fmt: skip
     pruned = load(out)
     assert len(pruned.graph.attentions) == 1 and pruned.graph.width == 64

@@ -28,6 +28,7 @@ from slipstream.optimize.programs import (
     run_prompt,
     settings_of,
 )
+from slipstream.optimize.space import served_form
 from slipstream.optimize.study import Result, Role, Study
 
 ORIGINAL = "original · a32"
@@ -66,7 +67,8 @@ def measure(
     """Three rows: the original exactly, the original as it is served, the compressed model."""
     draft = Draft(model.checkpoint.config, model.graph, model.weights)
     original = _compiled(ORIGINAL, "baseline", draft, Activations())
-    served = _compiled(SERVED, "stored", draft, chain.activations)
+    stored = served_form(draft.graph, draft.weights).recipe.activations
+    served = _compiled(SERVED, "stored", draft, stored)
     name = f"{chain.label()} · {activations_label(chain.activations)}"
     compressed = _compiled(name, "candidate", after, chain.activations)
     subjects = (original, served, compressed)

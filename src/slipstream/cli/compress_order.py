@@ -3,9 +3,13 @@
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from slipstream.compress.chain import Chain, read_chain
+from slipstream.compress.registry import QUANTIZERS
 from slipstream.errors import SourceError, UnsupportedError
+
+BITS = (2, 3, 4, 8)
 
 _UNITS = {"": 1, "b": 1, "kb": 1e3, "mb": 1e6, "gb": 1e9}
 _UNITS |= {"kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30}
@@ -21,6 +25,33 @@ def parse_memory(text: str | None) -> int | None:
     if match is None or unit is None:
         raise UnsupportedError(f"--memory is a size as 2GB, not {text!r}")
     return int(float(match[1]) * unit)
+
+
+def quantizing_passes(
+    method: str, bits: int, group: str, zero: str = "symmetric"
+) -> list[dict[str, Any]]:
+    """As a recipe spells them: the blocks' linears by one method, embedding and head at 8 bits."""
+    if bits not in BITS:
+        raise UnsupportedError(f"--bits is one of 2, 3, 4, 8, not {bits}")
+    known_choice("--method", method, {name: name for name in QUANTIZERS})
+    ends = {"method": "rtn", "select": ["embedding", "head"], "bits": 8, "group": "row"}
+    rest = {"method": method, "bits": bits, "group": _group(group), "zero": zero}
+    return [ends, rest]
+
+
+def known_choice(option: str, text: str, choices: dict[str, Any]) -> Any:
+    """What `text` stands for; UnsupportedError names the choices."""
+    if text not in choices:
+        raise UnsupportedError(f"{option} is one of {', '.join(choices)}, not {text!r}")
+    return choices[text]
+
+
+def _group(text: str) -> int | str:
+    if text == "row":
+        return text
+    if text.isdecimal() and int(text) >= 16 and int(text) % 16 == 0:
+        return int(text)
+    raise UnsupportedError(f"--group is a multiple of 16, or row, not {text!r}")
 
 
 def read_recipe(path: Path) -> Chain:

@@ -76,7 +76,7 @@ VERBS: dict[str, Verb] = {
     "prune": Verb(
         "slipstream.cli.prune",
         "Make a model smaller: fewer blocks, heads, neurons, channels or weights.",
-        "slipstream prune smollm2:135m --neurons 0.2 --blocks 2 -o OUT",
+        "slipstream prune smollm2:135m --neurons 0.2 --blocks 2 --bits 8 -o OUT",
     ),
     "evaluate": Verb(
         "slipstream.cli.evaluate",

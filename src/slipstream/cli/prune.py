@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from slipstream.cli.compress_order import parse_memory, read_recipe
+from slipstream.cli.compress_order import parse_memory, quantizing_passes, read_recipe
 from slipstream.cli.compress_session import Order, run_compression
 from slipstream.compress.chain import Chain, parse_chain
 from slipstream.compress.registry import PRUNERS
@@ -41,6 +41,10 @@ def command(  # noqa: PLR0917  each argument is an option of the command line
         str, typer.Option(help="Of single weights: unstructured, 2:4, 4:8 or block.")
     ] = "unstructured",
     owl: Annotated[bool, typer.Option(help="A ratio of its own for each layer.")] = False,
+    bits: Annotated[
+        int, typer.Option(help="Quantize what is left by GPTQ: 8, 4, 3 or 2. 0: leave it.")
+    ] = 0,
+    group: Annotated[str, typer.Option(help="Of --bits: 32, 64, 128 … or row.")] = "32",
     recipe: Annotated[
         Path | None, typer.Option(help="A TOML recipe of passes, instead of the options above.")
     ] = None,
@@ -67,14 +71,16 @@ def command(  # noqa: PLR0917  each argument is an option of the command line
 ) -> None:
     """Prune a model, measure the result against the original, and write both.
 
-    Example: slipstream prune smollm2:135m --neurons 0.2 --blocks 2 -o out/pruned
+    Example: slipstream prune smollm2:135m --neurons 0.2 --blocks 2 --bits 8 -o out/pruned
 
     Blocks, heads, neurons and width make a smaller and faster model; single weights made zero only
-    help where something later uses the zeros.
+    help where something later uses the zeros. A matrix that was quantized and loses inputs becomes
+    float32, so give --bits for such a model.
     """
     asked = {"blocks": blocks, "heads": heads, "neurons": neurons, "width": width, "scope": scope}
     single = {"sparsity": sparsity, "method": method, "pattern": pattern, "owl": owl}
-    chain = _chain(asked, single) if recipe is None else read_recipe(recipe)
+    after = quantizing_passes("gptq", bits, group) if bits else []
+    chain = _chain(asked, single, after) if recipe is None else read_recipe(recipe)
     run_compression(
         Order(
             model=model,
@@ -93,7 +99,7 @@ def command(  # noqa: PLR0917  each argument is an option of the command line
     )
 
 
-def _chain(asked: dict[str, Any], single: dict[str, Any]) -> Chain:
+def _chain(asked: dict[str, Any], single: dict[str, Any], after: list[dict[str, Any]]) -> Chain:
     """Blocks, heads, neurons, width, then single weights: the largest cuts first."""
     passes: list[dict[str, Any]] = []
     if asked["blocks"]:
@@ -110,7 +116,7 @@ def _chain(asked: dict[str, Any], single: dict[str, Any]) -> Chain:
         raise UnsupportedError(
             "nothing is to be pruned: give --blocks, --heads, --neurons, --width or --sparsity"
         )
-    return parse_chain({"activations": "f32", "pass": passes})
+    return parse_chain({"pass": [*passes, *after]})
 
 
 def _single(sparsity: float, method: str, pattern: str, owl: bool) -> dict[str, Any]:

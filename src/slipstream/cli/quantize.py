@@ -1,20 +1,23 @@
 """`slipstream quantize`: one quantizer of your choice, or a recipe of passes, with its proof."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from slipstream.cli.compress_order import parse_memory, read_recipe
+from slipstream.cli.compress_order import (
+    known_choice,
+    parse_memory,
+    quantizing_passes,
+    read_recipe,
+)
 from slipstream.cli.compress_session import Order, run_compression
 from slipstream.compress.chain import ACTIVATIONS, Chain, parse_chain
 from slipstream.compress.registry import QUANTIZERS
-from slipstream.errors import UnsupportedError
 from slipstream.optimize.limits import parse_limit
 
 _ZEROS = {"symmetric": "symmetric", "asymmetric": "zero_point"}
 _ACTIVATIONS = {**{name: name for name in ACTIVATIONS}, "int8": "int8 g32"}
-_BITS = (2, 3, 4, 8)
 
 
 def command(  # noqa: PLR0917  each argument is an option of the command line
@@ -83,25 +86,7 @@ def command(  # noqa: PLR0917  each argument is an option of the command line
 
 
 def _one_pass(bits: int, group: str, method: str, zero: str, activations: str) -> Chain:
-    """The blocks' linears by one method; embedding and head at 8 bits a row."""
-    if bits not in _BITS:
-        raise UnsupportedError(f"--bits is one of 2, 3, 4, 8, not {bits}")
-    _known("--method", method, {name: name for name in QUANTIZERS})
-    ends = {"method": "rtn", "select": ["embedding", "head"], "bits": 8, "group": "row"}
-    format = {"bits": bits, "group": _group(group), "zero": _known("--zero", zero, _ZEROS)}
-    stored = _known("--activations", activations, _ACTIVATIONS)
-    return parse_chain({"activations": stored, "pass": [ends, {"method": method, **format}]})
-
-
-def _group(text: str) -> int | str:
-    if text == "row":
-        return text
-    if text.isdecimal() and int(text) >= 16 and int(text) % 16 == 0:
-        return int(text)
-    raise UnsupportedError(f"--group is a multiple of 16, or row, not {text!r}")
-
-
-def _known(option: str, text: str, choices: dict[str, Any]) -> Any:
-    if text not in choices:
-        raise UnsupportedError(f"{option} is one of {', '.join(choices)}, not {text!r}")
-    return choices[text]
+    zeros = known_choice("--zero", zero, _ZEROS)
+    stored = known_choice("--activations", activations, _ACTIVATIONS)
+    passes = quantizing_passes(method, bits, group, zeros)
+    return parse_chain({"activations": stored, "pass": passes})
