@@ -84,3 +84,13 @@ def test_a_model_is_named_as_it_was_asked_for(tmp_path):
     assert served_name("smollm2:135m") == "smollm2:135m"
     assert served_name(str(tmp_path / "model.gguf")) == "model"
     assert served_name(str(tmp_path)) == tmp_path.name
+
+
+def test_the_format_of_tool_calls_can_be_said(serve):
+    process, line = serve("--tool-format", "mistral")
+    assert line.startswith("m is served")
+    process.send_signal(signal.SIGINT)
+    assert process.wait(20) == 0
+    process, line = serve("--tool-format", "m=morse")
+    assert process.wait(20) == 1 and line == ""
+    assert "tool format 'morse' is not known; choose of hermes" in process.stderr.read()

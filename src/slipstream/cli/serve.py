@@ -21,6 +21,7 @@ def command(  # noqa: PLR0917  each argument is an option of the command line
     name: Annotated[str | None, typer.Option(help="the model's name in requests")] = None,
     more: serve_models.More = None,
     adapter: serve_models.Adapters = None,
+    tool_format: serve_models.ToolFormats = None,
     response_cache: serve_models.CacheAt = None,
     response_cache_mb: serve_models.CacheMB = 256,
     response_cache_ttl: serve_models.CacheTTL = 7 * 86_400.0,
@@ -78,6 +79,7 @@ def command(  # noqa: PLR0917  each argument is an option of the command line
             catalog = serve_models.catalog_of(
                 specs, first, opening, options=options, limits=limits, cache=cache
             )
+        serve_models.set_tool_formats(catalog, tool_format)
         serve_models.add_adapters(catalog, adapter)
         del opening  # it would hold an engine that may be unloaded
     names = ", ".join(dict.fromkeys(spec.name for spec in specs))

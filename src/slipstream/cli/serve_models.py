@@ -37,6 +37,14 @@ Adapters = Annotated[
         "--adapter", metavar="NAME[@BASE]=FOLDER", help="a LoRA adapter as a model (repeatable)"
     ),
 ]
+ToolFormats = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--tool-format",
+        metavar="[NAME=]FORMAT",
+        help="hermes, llama3, mistral, mistral-args or none, if its template misleads (repeatable)",
+    ),
+]
 CacheAt = Annotated[
     str | None,
     typer.Option("--response-cache", help="a file, redis://…, or off (default: a file)"),
@@ -138,6 +146,16 @@ def add_adapters(catalog: "Catalog", adapters: Sequence[str] | None) -> None:
         if not equals or not name or not folder:
             raise RequestError(f"--adapter wants NAME=FOLDER or NAME@BASE=FOLDER, not {text!r}")
         catalog.put_adapter(name, folder, base or next(iter(catalog)).name)
+
+
+def set_tool_formats(catalog: "Catalog", formats: Sequence[str] | None) -> None:
+    """How models call tools, where their templates do not say. UnsupportedError: unknown format."""
+    dialect = import_module("slipstream.serve.dialect")
+    for text in formats or ():
+        name, _, tool_format = text.rpartition("=")
+        for served in [catalog.choose(name)] if name else catalog:
+            served.tool_format = tool_format
+            served.dialect = dialect.dialect_of(served.engine.tokenizer, tool_format)
 
 
 def admin_doors(file: Path | None) -> dict[str, Any]:

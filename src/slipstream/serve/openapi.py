@@ -29,6 +29,7 @@ ERRORS = {
     500: "The server failed",
     503: "The server is stopping, or the model is being loaded",
     504: "The answer took longer than its timeout",
+    507: "There is no memory for that model",
 }
 HEADERS: dict[str, tuple[str, Json]] = {
     "X-Request-Timeout": (
