@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from slipstream.errors import OverloadedError, UnavailableError
@@ -32,6 +32,7 @@ access_log = logging.getLogger("slipstream.access")
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 # No API key, also while draining; /admin asks for a key of its own.
 PUBLIC = re.compile(r"/(health|ready|favicon\.ico|page/[a-z.]+|admin/.*)?")
+CLIENT_CLOSED = 499  # in logs and traces: nobody is there to receive it
 EXPOSED = ("x-request-id", "retry-after")
 
 
@@ -101,6 +102,9 @@ class Exchange:
 
     async def fail(self, error: Exception, receive: Receive) -> None:
         """Answers with the error in words if nothing has been answered yet."""
+        if isinstance(error, ClientDisconnect):
+            self.status = self.status or CLIENT_CLOSED
+            return
         log.exception("request %s failed", self.request_id, exc_info=error)
         if self.status:
             raise error  # the connection is closed: the client sees that the answer is cut
