@@ -29,7 +29,7 @@ class Flight:
         self.deltas: list[Delta] = []
         self.error: Exception | None = None
         self.followers = 0
-        self._moved = asyncio.get_running_loop().create_future()
+        self._waiting: list[asyncio.Future[None]] = []
 
     @property
     def ended(self) -> bool:
@@ -42,12 +42,16 @@ class Flight:
             self.error = news
         else:
             self.deltas.append(news)
-        moved, self._moved = self._moved, asyncio.get_running_loop().create_future()
-        moved.set_result(None)
+        waiting, self._waiting = self._waiting, []
+        for one in waiting:
+            if not one.done():  # cancelled, with its follower
+                one.set_result(None)
 
     async def moved(self) -> None:
         """Waits for the next `push`."""
-        await asyncio.shield(self._moved)
+        moved = asyncio.get_running_loop().create_future()
+        self._waiting.append(moved)
+        await moved
 
 
 class Flights:
@@ -135,12 +139,16 @@ class Follower(AsyncIterator[Delta]):
 
     async def _has_next(self) -> bool:
         """Waits for something to read; False if the request's deadline has passed before."""
-        try:
-            async with asyncio.timeout_at(self.request.deadline_s):
-                while self._next == len(self._flight.deltas) and self._flight.error is None:
-                    await self._flight.moved()
-        except TimeoutError:
-            return False
+        flight, deadline_s = self._flight, self.request.deadline_s
+        while self._next == len(flight.deltas) and flight.error is None:
+            if deadline_s is None:
+                await flight.moved()
+                continue
+            try:
+                async with asyncio.timeout_at(deadline_s):
+                    await flight.moved()
+            except TimeoutError:
+                return False
         return True
 
     def cancel(self) -> None:
