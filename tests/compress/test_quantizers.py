@@ -212,6 +212,16 @@ def test_every_quantizer_makes_what_it_outlines(tmp_path: Path, one) -> None:
             assert made is draft.weights[name]
 
 
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_head_is_calibrated_where_it_is_read(tmp_path: Path, tied: bool) -> None:
+    draft = tiny_llama.draft(tie_word_embeddings=tied)
+    one = Gptq(select=("head",), bits=8, group=32)
+    after = one.run(draft, tiny_llama.drive(tmp_path))
+    name = "model.embed_tokens.weight" if tied else "lm_head.weight"
+    assert after.rounded == {name} and not after.notes
+    assert isinstance(after.weights[name], AffineTensor)
+
+
 def test_grids_of_few_bits_are_searched_too() -> None:
     weight = weights()
     for format in FORMATS:

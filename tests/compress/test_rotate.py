@@ -76,6 +76,23 @@ def test_what_does_not_commute_is_refused(tmp_path: Path, kind: str) -> None:
         Rotate().run(draft, tiny_llama.drive(tmp_path))
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {}, {"model_type": "qwen3", "head_dim": 16}, {"model_type": "qwen2"}, {"model_type": "phi3"},
+        {"model_type": "gemma3_text", "head_dim": 16, "query_pre_attn_scalar": 16, "sliding_window": 8},
+        {"attention_bias": True, "mlp_bias": True}, {"model_type": "olmo2"},
+    ],
+)  # fmt: skip
+def test_scales_fold_into_every_architecture(tmp_path: Path, changes: dict) -> None:
+    draft = tiny_llama.draft(**changes)
+    after = SmoothQuant().run(draft, tiny_llama.drive(tmp_path))
+    wanted = tiny_llama.logits(draft)
+    assert np.abs(tiny_llama.logits(after) - wanted).max() < 1e-4 * np.abs(wanted).max()
+    changed = [n for n in draft.weights if after.weights[n] is not draft.weights[n]]
+    assert len(changed) >= 9
+
+
 def test_smoothing_changes_no_logits(tmp_path: Path) -> None:
     draft = tiny_llama.draft(num_key_value_heads=2)
     after = SmoothQuant(alpha=0.6).run(draft, tiny_llama.drive(tmp_path))
