@@ -1,6 +1,6 @@
 """The engine: requests in, tokens out, many at once in one running batch.
 
-`step` is its heart and names its collaborators in order. A lock makes each public method whole, so
+The public face of `running.Running`, whose `step` is the heart. A lock makes each method whole, so
 that streams may be read by several threads; `service.Service` gives servers a thread for it.
 
 >>> engine = Engine.open("smollm2:135m")
@@ -11,7 +11,7 @@ import os
 import secrets
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from threading import RLock
 from typing import Literal
@@ -19,24 +19,22 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from slipstream.backends.batch import Program
+from slipstream.backends.batch import KV, Program
 from slipstream.checkpoint.peft import Adapter
 from slipstream.engine import embedding, offline
 from slipstream.engine.adapters import Adapters, LoadedAdapter
-from slipstream.engine.answer import Answer, Completion, Delta
-from slipstream.engine.batching import Work, work_of
+from slipstream.engine.answer import Completion, Delta
 from slipstream.engine.codec import Message, TextCodec
-from slipstream.engine.drawing import Drawer, Drawn
 from slipstream.engine.intake import Intake, Prompt, Terms
 from slipstream.engine.loading import compile_program
 from slipstream.engine.options import EngineOptions, Settings, resolve
-from slipstream.engine.request import FinishReason, Request, SamplingParams
-from slipstream.engine.sampler import TokenLogprob
-from slipstream.engine.scheduler import Plan, Scheduler
+from slipstream.engine.request import Request, SamplingParams
+from slipstream.engine.running import Running
+from slipstream.engine.scheduler import Scheduler
 from slipstream.engine.stats import Snapshot, Stats
 from slipstream.engine.streams import DeltaStream
 from slipstream.errors import RequestError, UnsupportedError
-from slipstream.machine import machine, thread_count
+from slipstream.machine import machine
 from slipstream.models.load import load
 from slipstream.models.model import Model
 
@@ -60,22 +58,15 @@ class Engine:
         self.tokenizer = tokenizer
         self.settings = settings
         self.name = name
-        self.stats = Stats()
-        self.scheduler = Scheduler(
-            settings.limits, settings.page_count, prefix_cache=settings.prefix_cache
-        )
-        self.vocabulary = min(program.graph.vocabulary, tokenizer.vocabulary_size)
-        self.kv = program.new_kv(settings.page_count)
+        self.clock = clock
         self.adapters = Adapters(program)
+        self.running = Running(
+            program, tokenizer, settings, adapter_slots=self.adapters.slots, clock=clock
+        )
         self.intake = Intake(
             tokenizer, self.vocabulary, settings.context, clock=clock, fresh_seed=fresh_seed
         )
-        self.drawer = Drawer(settings.threads or thread_count())
-        self.clock = clock
         self._lock = RLock()
-        self._answers: dict[int, Answer] = {}
-        self._mail: dict[int, deque[Delta]] = {}  # of the readers of streams
-        self._wait_s: float | None = None
 
     @classmethod
     def open(cls, source: str | Path | Model, options: EngineOptions | None = None) -> "Engine":
@@ -201,24 +192,17 @@ class Engine:
         with self._lock:
             if request.adapter is not None:
                 self.adapters.named(request.adapter)
-            now = self.clock()
-            self._answers[request.id] = Answer(request, self.tokenizer, now)
-            self.scheduler.add(request, now)
-            if mail is not None:
-                self._mail[request.id] = mail
+            self.running.submit(request, mail)
 
     def cancel(self, request_id: int) -> Delta | None:
         """Ends a request now, frees its pages; its last delta, or None if it was over already."""
         with self._lock:
-            delta = self._end(request_id, "cancelled")
-            if delta is not None:
-                self._file([delta])
-            return delta
+            return self.running.cancel(request_id)
 
     def cancel_all(self) -> None:
         """Ends every request: after a failed step, or when the server must stop."""
         with self._lock:
-            for request_id in list(self._answers):
+            for request_id in self.running.ids:
                 self.cancel(request_id)
 
     def forget_prefixes(self) -> None:
@@ -229,23 +213,42 @@ class Engine:
     @property
     def idle(self) -> bool:
         """Whether there is nothing to do."""
-        return not self._answers
+        return self.running.idle
 
     @property
     def wait_s(self) -> float | None:
         """After a step: how long there is nothing to do unless a request comes in."""
-        return self._wait_s
+        return self.running.wait_s
+
+    @property
+    def scheduler(self) -> Scheduler:
+        """Who runs, who waits, and who owns which page."""
+        return self.running.scheduler
+
+    @property
+    def stats(self) -> Stats:
+        """What was done so far."""
+        return self.running.stats
+
+    @property
+    def kv(self) -> KV:
+        """The storage of keys and values."""
+        return self.running.kv
+
+    @property
+    def vocabulary(self) -> int:
+        """Token ids below this one can be asked with and drawn."""
+        return self.running.vocabulary
 
     def snapshot(self) -> Snapshot:
         """What the engine holds and has done."""
-        return self.stats.snapshot(self.scheduler.state)
+        return self.running.snapshot()
 
     def check(self) -> None:
         """Asserts that the books balance: sequences, pages, answers."""
         with self._lock:
-            self.scheduler.check()
-            assert self._answers.keys() == self.scheduler.sequences.keys(), "an answer is lost"
-            assert self._mail.keys() <= self._answers.keys(), "a reader of nothing"
+            self.running.check()
+            self.adapters.check()
 
     # The step.
 
@@ -254,102 +257,10 @@ class Engine:
         with self._lock:
             if not mail:
                 self.step()
-        if self._wait_s and not mail:
-            time.sleep(self._wait_s)
+        if self.wait_s and not mail:
+            time.sleep(self.wait_s)
 
     def step(self) -> list[Delta]:
         """Runs the next step of everything under way; returns what it added to the answers."""
         with self._lock:
-            now = self.clock()
-            deltas = self._end_overdue(now)
-            plan = self.scheduler.plan(now)
-            self._wait_s = plan.wait_s
-            if plan.pieces:
-                deltas += self._run(plan, now)
-            else:
-                assert self.idle or plan.wait_s, "requests are waiting and none can run"
-            self._file(deltas)
-            return deltas
-
-    def _run(self, plan: Plan, now: float) -> list[Delta]:
-        for source, copy in self.scheduler.begin(plan, now):
-            self.kv.copy_page(source, copy)
-        self._count(plan, now)
-        work = work_of(plan, self.scheduler.sequences, self.adapters.slots)
-        logits = self.program.step(work.batch, self.kv)[:, : self.vocabulary]
-        self._score_prompts(work, logits)
-        drawn = self._sample(work, logits)
-        failed = self._end_failed(drawn, now)
-        self.scheduler.commit(plan, drawn.tokens)
-        return failed + self._detokenize(drawn.tokens, drawn.logprobs)
-
-    def _end_overdue(self, now: float) -> list[Delta]:
-        late = self.scheduler.overdue(now)
-        return [delta for i in late if (delta := self._end(i, "timeout")) is not None]
-
-    def _count(self, plan: Plan, now: float) -> None:
-        self.stats.steps += 1
-        self.stats.preemptions += len(plan.preempted)
-        for admission in plan.admitted:
-            answer = self._answers[admission.request_id]
-            if answer.started_s is None:  # not set back before
-                answer.started_s, answer.cached_tokens = now, admission.cached
-                self.stats.count_prompt(len(answer.request.prompt_ids), admission.cached)
-
-    def _score_prompts(self, work: Work, logits: NDArray[np.float32]) -> None:
-        for scored in work.scored:
-            request = scored.sequence.request
-            entries = self._answers[request.id].prompt_logprobs
-            top = request.params.prompt_logprobs or 0
-            tokens = request.prompt_ids[scored.position + 1 :]
-            entries += self.drawer.score(logits[scored.begin : scored.end], tokens, top)
-            scored.sequence.scored = len(entries)
-
-    def _sample(self, work: Work, logits: NDArray[np.float32]) -> Drawn:
-        return self.drawer.draw(logits if work.rows is None else logits[work.rows], work.sampling)
-
-    def _end_failed(self, drawn: Drawn, now: float) -> list[Delta]:
-        """The last deltas of requests that have no next token; the others go on."""
-        deltas = []
-        for request_id, error in drawn.failed.items():
-            answer = self._forget(request_id)
-            assert answer is not None
-            deltas.append(answer.end(now, "cancelled", error))
-        return deltas
-
-    def _detokenize(
-        self, tokens: Mapping[int, int], logprobs: Mapping[int, tuple[TokenLogprob, ...]]
-    ) -> list[Delta]:
-        now = self.clock()
-        self.stats.answer_tokens += len(tokens)
-        deltas = [
-            self._answers[request_id].push(token, logprobs[request_id], now)
-            for request_id, token in tokens.items()
-        ]
-        for delta in deltas:
-            if delta.finish is not None:
-                self._forget(delta.request_id)
-        return deltas
-
-    def _end(self, request_id: int, reason: FinishReason) -> Delta | None:
-        answer = self._forget(request_id)
-        return None if answer is None else answer.end(self.clock(), reason)
-
-    def _forget(self, request_id: int) -> Answer | None:
-        answer = self._answers.pop(request_id, None)
-        if answer is not None:
-            self.drawer.forget(request_id)
-            self.scheduler.remove(request_id)
-            if answer.started_s is not None:
-                self.stats.count_finished(self.clock() - answer.started_s)
-        return answer
-
-    def _file(self, deltas: Sequence[Delta]) -> None:
-        """Puts deltas where readers of streams find them."""
-        if not self._mail:
-            return
-        for delta in deltas:
-            if delta.request_id in self._mail:
-                self._mail[delta.request_id].append(delta)
-                if delta.finish is not None:
-                    del self._mail[delta.request_id]
+            return self.running.step()

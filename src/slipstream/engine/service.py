@@ -83,6 +83,7 @@ class Service:
         self._streams: dict[int, AnswerStream] = {}
         self._calls: set[Future[Any]] = set()  # not yet done
         self._thread = threading.Thread(target=self._serve, name="engine", daemon=True)
+        self._steps_checked = 0
         self._wait_s: float | None = None  # a dynamic batch is being filled
         self._draining = False
         self._drained = asyncio.Event()
@@ -229,9 +230,17 @@ class Service:
     def _patience(self) -> tuple[bool, float | None]:
         """Whether to wait for something to arrive, and for how long: as `SimpleQueue.get` asks."""
         if self.engine.idle:
+            self._check_books()
             return True, None
         wait_s, self._wait_s = self._wait_s, None
         return (True, wait_s) if wait_s else (False, None)
+
+    def _check_books(self) -> None:
+        """Whenever there is nothing to do. Wrong pages would be wrong answers: the thread ends."""
+        steps = self.engine.stats.steps
+        if steps != self._steps_checked:
+            self._steps_checked = steps
+            self.engine.check()
 
     def _accept(self, request: Request) -> None:
         try:
