@@ -4,13 +4,23 @@ Imported at the first grammar (`grammar_compile.py`), since most servers never m
 """
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper, grammar_from
+from llguidance import (
+    LLMatcher,
+    LLParserLimits,
+    LLTokenizer,
+    TokenizerWrapper,
+    grammar_from,
+    regex_to_lark,
+)
 
 from slipstream.engine.codec import TextCodec
 from slipstream.engine.grammar import Grammar
 from slipstream.errors import RequestError
+
+if TYPE_CHECKING:
+    from llguidance._lib import JsonCompileOptions
 
 # JSON as models write it: at most a space, or a line break and an indentation, between two marks.
 # Unbounded white space is where a small model gets lost until max_tokens.
@@ -75,7 +85,7 @@ def _source_of(grammar: Grammar) -> str:
         case "json_object":
             return _json('{"type": "object"}')
         case "regex":
-            return LLMatcher.grammar_from_regex(grammar.source)
+            return f"start: /{regex_to_lark(grammar.source, 'dws')}/"  # \d is 0-9
         case "choice":
             return grammar_from("choice", json.dumps(_choices_of(grammar.source)))
         case "ebnf":
@@ -83,7 +93,13 @@ def _source_of(grammar: Grammar) -> str:
 
 
 def _json(schema: str) -> str:
-    return LLMatcher.grammar_from_json_schema(schema, overrides={"whitespace_pattern": WHITE_SPACE})
+    options: JsonCompileOptions = {
+        "whitespace_pattern": WHITE_SPACE,
+        "json_allow_general_unicode_escapes": True,
+    }
+    if schema.lstrip()[:1] != "{":
+        raise RequestError("grammar: a JSON schema must be a JSON object")
+    return LLMatcher.grammar_from_json_schema(schema, overrides=options)
 
 
 def _choices_of(source: str) -> list[str]:
