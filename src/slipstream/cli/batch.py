@@ -18,6 +18,7 @@ import typer
 
 from slipstream.checkpoint.sources import resolve
 from slipstream.cli.answering import Context, Json, Threads, waiting
+from slipstream.cli.serve_models import served_name
 from slipstream.engine.engine import Engine
 from slipstream.engine.options import EngineOptions
 from slipstream.errors import RequestError, SourceError
@@ -84,12 +85,13 @@ async def _answered(
     )
     window = 2 * engine.settings.limits.max_batch  # the next ones wait when one has ended
     limits = admission.AdmissionLimits(queue=1024, body_bytes=2**30)
-    catalog = catalogs.Catalog([catalogs.Served(model, engine, limits)])
+    name = served_name(model)
+    catalog = catalogs.Catalog([catalogs.Served(name, engine, limits)])
     server = servers.Server(catalog, limits)
     progress: Progress = jobs.begun(lines, journal)
     catalog.start()
     try:
-        answer = answers.RouteAnswers(server, model=model)
+        answer = answers.RouteAnswers(server, model=name)
         with _shown(progress) as watch:
             await jobs.BatchRun(lines, journal, answer, progress, window, watch=watch).run()
     finally:
