@@ -8,7 +8,7 @@ import pytest
 from live_server import live
 from openai import OpenAI
 from pydantic import BaseModel
-from speakers import HERMES, LLAMA3, MISTRAL, OPENED, PLAIN, QWEN3, Tokenizer, speaker
+from speakers import HERMES, LLAMA3, MISTRAL, OPENED, PLAIN, QWEN3, Tokenizer, says, speaker
 
 from slipstream.serve.app import make_app
 
@@ -25,12 +25,16 @@ CALL = '<tool_call>\n{"name": "weather", "arguments": {"city": "Oslo"}}\n</tool_
 
 
 @contextmanager
-def client_of(script, template=HERMES, **more):
+def served(engine):
     with (
-        live(make_app(speaker(script, template, **more), name="fake")) as url,
+        live(make_app(engine, name="fake")) as url,
         OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client,
     ):
         yield client
+
+
+def client_of(script, template=HERMES, **more):
+    return served(speaker(script, template, **more))
 
 
 def gathered(stream):
@@ -181,41 +185,49 @@ def test_tools_in_the_text_of_templates_that_know_none():
     assert "<user><tool_response>\npours\n</tool_response>" in prompt
 
 
-def test_markers_that_are_control_tokens_are_seen():
-    class Marked(Tokenizer):
-        """Token 257 is [TOOL_CALLS], a control token."""
+class Marked(Tokenizer):
+    """Token 257 is a control token."""
 
-        def __init__(self):
-            super().__init__(MISTRAL, special_ids=frozenset({256, 257}))
+    def __init__(self, template, marker):
+        super().__init__(template, special_ids=frozenset({256, 257}))
+        self.marker = marker
 
-        def encode(self, text, special=True):
-            return [257] if text == "[TOOL_CALLS]" else super().encode(text, special)
+    def encode(self, text, special=True):
+        return [257] if text == self.marker else super().encode(text, special)
 
-        def decode(self, ids, skip_special=True):
-            text = b"" if skip_special else b"[TOOL_CALLS]"
-            parts = [text if i == 257 else bytes([i]) for i in ids if i != 256]
-            return b"".join(parts).decode(errors="replace")
+    def decode(self, ids, skip_special=True):
+        text = b"" if skip_special else self.marker.encode()
+        parts = [text if i == 257 else bytes([i]) for i in ids if i != 256]
+        return b"".join(parts).decode(errors="replace")
 
-    script = '[{"name": "weather", "arguments": {"city": "Oslo"}}]'
-    engine = speaker(script, tokenizer=Marked())
-    first = engine.program.answer
+
+def marked_engine(template, marker, before, after):
+    """Its model says `before`, the marker, and `after`."""
+    engine = speaker(before, tokenizer=Marked(template, marker))
+    first, then = engine.program.answer, says(after)
 
     def answer(ids):
-        if ids[-1] == 1:  # the first token of the answer is the marker
-            logits = first(ids) * 0
-            logits[257] = 40
-            return logits
-        return first(ids)
+        logits = (then if 257 in ids else first)(ids)
+        if 257 not in ids and logits[256]:  # instead of the end
+            logits[256], logits[257] = 0, 40
+        return logits
 
     engine.program.answer = answer
-    with (
-        live(make_app(engine, name="fake")) as url,
-        OpenAI(base_url=f"{url}/v1", api_key="none") as client,
-    ):
+    return engine
+
+
+def test_markers_that_are_control_tokens_are_seen():
+    arguments = '{"city": "Oslo"}'
+    call = f'[{{"name": "weather", "arguments": {arguments}}}]'
+    with served(marked_engine(MISTRAL, "[TOOL_CALLS]", "Well.", call)) as client:
         reply = client.chat.completions.create(**ASKED, tools=[WEATHER])
         plain = client.chat.completions.create(**ASKED)
-    assert reply.choices[0].message.tool_calls[0].function.arguments == '{"city": "Oslo"}'
-    assert plain.choices[0].message.content == script
+    assert reply.choices[0].message.tool_calls[0].function.arguments == arguments
+    assert reply.choices[0].message.content == "Well."
+    assert plain.choices[0].message.content == f"Well.{call}"
+    with served(marked_engine(QWEN3, "</think>", "<think>hm", "\n\nYes.")) as client:
+        message = client.chat.completions.create(**ASKED).choices[0].message
+    assert (message.content, message.reasoning_content) == ("Yes.", "hm")
 
 
 def test_reasoning_is_split_out_whole_and_streamed():

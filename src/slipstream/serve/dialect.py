@@ -30,10 +30,10 @@ class Dialect:
     template: str
     token_ids: Mapping[str, int]
 
-    @property
-    def hidden_markers(self) -> bool:
-        """Whether calls are marked by control tokens."""
-        return self.tools is not None and self.tools.syntax.opener in self.token_ids
+    def hidden_markers(self, *, calls: bool, thoughts: bool) -> bool:
+        """Whether control tokens mark its calls, or its thoughts: plain text leaves them out."""
+        marked = calls and self.tools is not None and self.tools.syntax.opener in self.token_ids
+        return marked or (thoughts and CLOSE in self.token_ids)
 
     def tool_format(self) -> ToolFormat:
         """The format of tool calls. UnsupportedError where there is none."""

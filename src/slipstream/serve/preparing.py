@@ -43,7 +43,7 @@ def prepare(
     grammar = enforced(asked, dialect, thinks=thinks, inside=inside)
     if grammar is not None:
         params = replace(params, grammar=grammar)
-    if form is not None and dialect.hidden_markers:
+    if dialect.hidden_markers(calls=form is not None, thoughts=thinks):
         params = replace(params, skip_special=False)
 
     def new_splitter() -> Splitter:
