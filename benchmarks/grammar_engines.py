@@ -20,6 +20,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "engine"))
 from grammar_cases import CASES, INVALID
 
 from slipstream.checkpoint.sources import resolve
+from slipstream.engine.grammar import Grammar
+from slipstream.engine.grammar_llguidance import matcher_of, tokens_of
 from slipstream.models.load import load
 
 Walk = Callable[[list[int]], tuple[bool, list[float]]]  # ids → (accepted whole, mask seconds)
@@ -29,15 +31,10 @@ class Llguidance:
     """Compiles as engine/grammar_llguidance.py does."""
 
     def __init__(self, tokenizer: Any) -> None:
-        from slipstream.engine.grammar_llguidance import tokens_of
-
         self.vocabulary = tokenizer.vocabulary_size
         self.tokens = tokens_of(tokenizer, self.vocabulary)
 
     def compile(self, schema: str) -> Walk:
-        from slipstream.engine.grammar import Grammar
-        from slipstream.engine.grammar_llguidance import matcher_of
-
         start = matcher_of(Grammar("json_schema", schema), self.tokens)
 
         def walk(ids: list[int]) -> tuple[bool, list[float]]:
@@ -61,7 +58,7 @@ class Xgrammar:
     """Strict mode off, white space as its default has it."""
 
     def __init__(self, tokenizer: Any) -> None:
-        import xgrammar
+        import xgrammar  # noqa: PLC0415  not among our dependencies
 
         self.xgrammar = xgrammar
         vocabulary = [tokenizer.token_bytes(i) for i in range(tokenizer.vocabulary_size)]
@@ -102,9 +99,8 @@ def judge(engine: Any, tokenizer: Any) -> None:
         compiles.append(time.perf_counter() - begin)
         served += 1
         wrong = []
-        for text, expected in [(t, True) for t in case.accepted] + [
-            (t, False) for t in case.refused
-        ]:
+        texts = [(text, True) for text in case.accepted]
+        for text, expected in texts + [(text, False) for text in case.refused]:
             accepted, seconds = walk(tokenizer.encode(text, special=False))
             masks += seconds
             if accepted != expected:
