@@ -53,4 +53,4 @@ def test_embedding_leaves_requests_alone(program):
 def test_another_pooling_is_refused(program):
     engine = engine_of(program, max_batch=2, budget=40, pages=16)
     with pytest.raises(RequestError, match="'mean' or 'last'"):
-        engine.embed(["x"], "max")
+        engine.embed([[1]], "max")

@@ -82,7 +82,7 @@ def test_a_cancelled_task_leaves_nothing_behind():
         with pytest.raises(asyncio.CancelledError):
             await task
 
-    engine.program.answer = lambda ids: parrot("x" * 2000)(ids)
+    engine.program.answer = parrot("x" * 2000)
     asyncio.run(run())
     assert engine.idle
     engine.check()
