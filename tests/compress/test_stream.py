@@ -165,6 +165,14 @@ def test_failing_layers_are_named_and_the_rest_goes_on(tmp_path: Path) -> None:
     assert isinstance(after.weights[f"{LAYER}.self_attn.q_proj.weight"], AffineTensor)
 
 
+def test_rows_that_no_group_fits_are_left_and_named(tmp_path: Path) -> None:
+    draft = tiny_llama.draft(intermediate_size=90)
+    after = Gptq(group=32).run(draft, tiny_llama.drive(tmp_path))
+    noted = {note.weight for note in after.notes}
+    assert noted == {f"model.layers.{i}.mlp.down_proj.weight" for i in range(3)}
+    assert len(after.rounded) == 18
+
+
 def test_a_singular_hessian_falls_back_and_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -67,7 +67,7 @@ class Rounding:
             names = [name for name in group.weights if self._turn(visit, name, group)]
             sound = [name for name in names if _sound(visit, name)]
             if sound:
-                self._round_together(visit, sound, visit.moments.get(group.key))
+                self._round_or_leave(visit, sound, visit.moments.get(group.key))
 
     def round(self, weight: F32, moments: Moments | None, format: Affine) -> AffineTensor:
         """Rows float32 [O, I] onto `format`; NumericError if they cannot be calibrated."""
@@ -83,7 +83,8 @@ class Rounding:
         changed: dict[str, Tensor] = {}
         for name, parts in roles.items():
             if selected(self.select, name, parts) and name not in draft.rounded:
-                changed[name] = outlined(draft.weights[name].shape, self.format_for)
+                shape = draft.weights[name].shape
+                changed[name] = outlined(shape, self.format_for(shape[1]))
         rounded = draft.rounded | changed.keys()
         return replace(draft, weights=overlay(draft.weights, changed), rounded=rounded)
 
@@ -92,6 +93,13 @@ class Rounding:
         roles = visit.roles[name]
         waits = self.calibrated and not group.width and roles != {"embedding"}
         return selected(self.select, name, roles) and not visit.rounded(name) and not waits
+
+    def _round_or_leave(self, visit: Visit, names: Sequence[str], moments: Moments | None) -> None:
+        try:
+            self._round_together(visit, names, moments)
+        except ValueError as error:  # rows that are no multiple of 16
+            for name in names:
+                visit.note(name, f"left as stored: {error}")
 
     def _round_together(self, visit: Visit, names: Sequence[str], moments: Moments | None) -> None:
         """Rows are independent, so matrices of one input are rounded as one."""
@@ -123,11 +131,9 @@ def selected(select: Sequence[str], name: str, roles: frozenset[str]) -> bool:
     return any(wanted in roles or fnmatchcase(name, wanted) for wanted in select)
 
 
-def outlined(shape: tuple[int, ...], format_for: object) -> AffineTensor:
+def outlined(shape: tuple[int, ...], format: Affine) -> AffineTensor:
     """A tensor of that format without values; see `work.flat`."""
-    assert callable(format_for)
     rows, width = shape
-    format = format_for(width)
     groups = 1 if format.group is None else width // format.group
     bytes_in_row = width // 2 if format.nibbles else width
     zeros = np.broadcast_to(np.zeros((), np.uint8), (rows, groups))
