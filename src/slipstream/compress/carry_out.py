@@ -72,7 +72,7 @@ def check_memory(
 def memory_needed(graph: Graph, shapes: Mapping[str, tuple[int, ...]], tokens: int) -> int:
     """Bytes held at once, at the worst stage: its rows twice, its weights, the widest moments.
 
-    Of moments, the factorization holds three in float64 beside the sum.
+    Beside the sum in float32, a factorization holds one and a half times the moments in float64.
     """
     rows = 3 * 4 * tokens * graph.width
     worst = 0
@@ -83,5 +83,5 @@ def memory_needed(graph: Graph, shapes: Mapping[str, tuple[int, ...]], tokens: i
             continue
         weights = sum(4 * out * wide for out, wide in matrices)
         widest = max((wide for _, wide in matrices), default=0)
-        worst = max(worst, 3 * weights + 28 * widest * widest)
+        worst = max(worst, 3 * weights + 20 * widest * widest)
     return rows + worst
