@@ -274,6 +274,23 @@ async def test_an_adapter_in_use_is_unloaded_after_its_answers():
     await catalog.stop()
 
 
+@run_async
+async def test_an_adapter_that_a_batch_job_runs_with_stays():
+    base = served()
+    base.engine.load_adapter = Adaptable(base.engine).load
+
+    def refuse(name):
+        raise RequestError("in use by 1 requests")
+
+    base.engine.unload_adapter = refuse
+    catalog = started(base)
+    view = await catalog.load_adapter("poet", "/adapters/poet", "m")
+    with pytest.raises(RequestError, match="in use"):
+        await catalog.adapters.unload("poet")
+    assert catalog.choose("poet") is view
+    await catalog.stop()
+
+
 NAMES, VERSIONS = st.sampled_from(["m", "n"]), st.sampled_from(["1", "2", "3"])
 
 

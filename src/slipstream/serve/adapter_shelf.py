@@ -6,7 +6,6 @@ requests that run with it are answered, and the base goes only after its adapter
 
 from collections.abc import Iterator
 from pathlib import Path
-from uuid import uuid4
 
 from slipstream.errors import RequestError
 from slipstream.serve.refusal import ModelNotFound
@@ -40,34 +39,33 @@ class AdapterShelf:
 
         What cannot be read or does not fit the model is refused as `Engine.load_adapter` says.
         """
-        slot = _new_slot(name)
         self._busy.add(name)
         try:
             with base.used():
-                loaded = await base.service.call(lambda engine: engine.load_adapter(slot, path))
+                loaded = await base.service.call(lambda engine: engine.load_adapter(name, path))
         finally:
             self._busy.discard(name)
-        return self._put(base, Adapter(name, slot, loaded.content_hash))
+        return self._put(base, Adapter(name, loaded.content_hash))
 
     def load_now(self, name: str, path: Path, base: Served) -> Served:
         """The same before the engine's thread has been started."""
-        slot = _new_slot(name)
-        loaded = base.engine.load_adapter(slot, path)
-        return self._put(base, Adapter(name, slot, loaded.content_hash))
+        return self._put(base, Adapter(name, base.engine.load_adapter(name, path).content_hash))
 
     async def unload(self, name: str) -> None:
         """Takes no more requests for an adapter, waits for those under way, and frees it."""
         if name in self._busy:
             raise Conflict(f"the adapter '{name}' is being loaded or unloaded; wait for that")
         view = self._views.pop(name, None)
-        if view is None or view.adapter is None:
+        if view is None:
             have = ", ".join(f"'{one}'" for one in self._views) or "none"
             raise ModelNotFound(f"The adapter '{name}' does not exist here; there are {have}")
-        slot = view.adapter.slot
         self._busy.add(name)
         try:
             await view.users.gone()
-            await view.service.call(lambda engine: engine.unload_adapter(slot))
+            await view.service.call(lambda engine: engine.unload_adapter(name))
+        except BaseException:  # a batch job runs with it, or the client has left: it stays
+            self._views[name] = view
+            raise
         finally:
             self._busy.discard(name)
 
@@ -85,8 +83,3 @@ class AdapterShelf:
         """RequestError: an adapter cannot be the base of another."""
         if base.adapter is not None:
             raise RequestError(f"'{base.name}' is an adapter itself; name its base model")
-
-
-def _new_slot(name: str) -> str:
-    """What the engine is to call it: never the same twice, since prefixes are kept under it."""
-    return f"{name}#{uuid4().hex[:12]}"

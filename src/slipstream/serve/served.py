@@ -60,15 +60,9 @@ class Users:
 
 @dataclass(frozen=True)
 class Adapter:
-    """A LoRA adapter of a base model, under a name of its own.
-
-    slot     what the engine calls it
-    source   what it was loaded from; "" when it was given as an engine
-    content  a hash of its files
-    """
+    """A LoRA adapter of a base model, under a name of its own; `content` is a hash of its files."""
 
     name: str
-    slot: str
     content: str
 
 
@@ -76,6 +70,7 @@ class Adapter:
 class Served:
     """One model version under one name; `service` runs its engine on a thread of its own.
 
+    source   what it was loaded from; "" when it was given as an engine
     content  a hash of the model's files; two of the same content give the same answers
     cache    of responses, shared by all models of a server
     adapter  what `with_adapter` has set: requests run with it
@@ -150,7 +145,7 @@ class Served:
             "key": caller.account,
             "priority": admission.priority(caller.account, caller.priority),
             "timeout_s": admission.timeout_s(caller.timeout_s),
-            "adapter": self.adapter.slot if self.adapter else None,
+            "adapter": self.adapter.name if self.adapter else None,
         }
         made = [self.engine.requests(prompt, params, **terms) for prompt in prompts]
         if self.limits.log_prompts:
