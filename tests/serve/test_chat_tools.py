@@ -310,3 +310,20 @@ def test_logprobs_of_the_prompt_are_told():
     first, *rest = reply.choices[0].prompt_logprobs
     assert first is None and len(rest) == reply.usage.prompt_tokens - 1
     assert all(len(entry) in (2, 3) for entry in rest)
+
+
+def test_beams_are_the_best_and_not_streamed():
+    with client_of("Hello") as client:
+        asked = {**ASKED, "extra_body": {"beam_width": 3}}
+        reply = client.chat.completions.create(**asked, n=2, max_tokens=8)
+        assert [c.index for c in reply.choices] == [0, 1]
+        assert reply.choices[0].message.content == "Hello"
+        assert reply.choices[1].message.content != "Hello"
+        assert reply.usage.prompt_tokens == len("<user>Rain?\x01")
+        plain = client.completions.create(
+            model="fake", prompt=["a\x01", "b\x01"], extra_body={"beam_width": 2}
+        )
+        assert [c.text for c in plain.choices] == ["Hello", "Hello"]
+        for more in ({"stream": True}, {"top_p": 0.5}, {"n": 4}):
+            with pytest.raises(library.BadRequestError):
+                client.chat.completions.create(**asked, **more)

@@ -56,6 +56,7 @@ def error_of(response, status=400):
         ),
         ({"reasoning_effort": "high"}, "reasoning_effort", "not supported"),
         ({"chat_template_kwargs": {"messages": []}}, None, "must not hold messages"),
+        ({"chat_template_kwargs": {"self": 1}}, None, "must not hold self"),
         ({"temperature": -1}, "temperature", "greater than or equal to 0"),
         ({"temperature": "hot"}, "temperature", "valid number"),
         ({"top_p": 0}, "top_p", "greater than 0"),
@@ -78,8 +79,8 @@ def error_of(response, status=400):
         ),
         (
             {"messages": [{"role": "user", "content": "x", "name": "y"}]},
-            "messages.0.name",
-            "not sup",
+            "messages.0",
+            "name is not supported",
         ),
     ],
 )

@@ -176,3 +176,16 @@ def test_the_store_is_bounded_in_bytes_and_keeps_accounts_apart():
     with pytest.raises(ResponseNotFound):
         store.get(response(8)["id"], "otto")
     assert store.get(response(8)["id"], "anna").account == "anna"
+
+
+def test_the_store_passes_over_damaged_files(tmp_path):
+    store = ResponseStore(tmp_path)
+    for number in range(2):
+        store.put(Stored("", response(number), [{"text": "é" * 10}]))
+    (tmp_path / f"{response(0)['id']}.json").write_bytes(b'{"half')
+    (tmp_path / "resp_x.json").write_text("{}")
+    again = ResponseStore(tmp_path)
+    again.check()
+    assert again.get(response(1)["id"], "").items == [{"text": "é" * 10}]
+    with pytest.raises(ResponseNotFound):
+        again.get(response(0)["id"], "")

@@ -14,6 +14,7 @@ from slipstream.engine.answer import Completion, Delta, fold
 from slipstream.engine.request import Request as EngineRequest
 from slipstream.errors import UnavailableError
 from slipstream.serve.answer_sources import look_up, open_source, to_compute
+from slipstream.serve.beams import beam_completions
 from slipstream.serve.refusal import TimedOut
 from slipstream.serve.replies import Json, Reply
 from slipstream.serve.response_cache_use import CacheUse, use_of
@@ -50,6 +51,11 @@ async def completions(
     served: Served, requests: Sequence[EngineRequest], use: CacheUse | None = None
 ) -> list[Completion]:
     """Whole answers, in the order of the requests."""
+    if requests[0].params.beam_width > 1:
+        found = await beam_completions(served, requests)
+        for done in found:
+            refuse_unfinished(done)
+        return found
     collected: list[list[Delta]] = [[] for _ in requests]
     async with aclosing(deltas(served, requests, use)) as arriving:
         async for index, delta in arriving:
@@ -96,7 +102,7 @@ async def _events(
         yield event
 
 
-def refuse_unfinished(delta: Delta) -> None:
+def refuse_unfinished(delta: Delta | Completion) -> None:
     """TimedOut or UnavailableError for an answer that was ended before its end."""
     if delta.finish == "timeout":
         raise TimedOut("the answer took longer than this request's timeout; it was ended")

@@ -5,6 +5,7 @@ nanoseconds.
 """
 
 import json
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -95,8 +96,8 @@ class OllamaReply:
         if call is None:
             return []
         try:
-            arguments = json.loads(call.arguments)
-        except ValueError:
+            arguments = json.loads(call.arguments, parse_float=_finite)
+        except (ValueError, RecursionError):
             return [{"content": f"{call.name}{call.arguments}"}]
         return [{"tool_calls": [{"function": {"name": call.name, "arguments": arguments}}]}]
 
@@ -111,6 +112,14 @@ class OllamaReply:
     def _logprobs(self, entries: Sequence[TokenLogprob]) -> Json:
         spelled = chat_logprobs(self.decoder, entries)
         return {} if spelled is None else {"logprobs": spelled["content"]}
+
+
+def _finite(text: str) -> float:
+    """JSON has no infinity, though it has 1e999."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is too large")
+    return value
 
 
 def loaded(model: str, chat: bool) -> Json:

@@ -3,7 +3,7 @@
 Here are the fields that chat and plain completions share. Fields of that API that are not served
 are accepted with the value that changes nothing (``suffix=""``), since clients send those unasked.
 Extensions are spelled as vLLM spells them (`top_k`, `min_p`, `repetition_penalty`,
-`structured_outputs`, `priority` …); `timeout` and `typical_p` are ours.
+`structured_outputs`, `priority` …); `timeout`, `typical_p` and `beam_width` are ours.
 """
 
 import json
@@ -15,6 +15,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 from slipstream.engine.grammar import Grammar
 from slipstream.engine.request import (
     BAD_WORDS_MAX,
+    BEAM_WIDTH_MAX,
     BIASES_MAX,
     CHOICES_MAX,
     STOP_STRINGS_MAX,
@@ -104,6 +105,7 @@ class Generation(Strict):
 
     model: str
     n: Annotated[int, Field(ge=1, le=CHOICES_MAX)] | None = None
+    beam_width: Annotated[int, Field(ge=1, le=BEAM_WIDTH_MAX)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     top_k: Annotated[int, Field(ge=-1)] | None = None
@@ -133,10 +135,17 @@ class Generation(Strict):
     timeout: float | None = None  # seconds for the whole answer
 
     @model_validator(mode="after")
-    def _stream_options_need_a_stream(self) -> Self:
+    def _stream_fits(self) -> Self:
+        if self.stream and (self.beam_width or 1) > 1:
+            raise ValueError("beam search is not streamed; give stream=false or beam_width=1")
         if self.stream_options is not None and not self.stream:
             raise ValueError("stream_options is only allowed with stream=true")
         return self
+
+    @property
+    def answers(self) -> int:
+        """How many requests run at once for one prompt."""
+        return max(self.n or 1, self.beam_width or 1)
 
     @property
     def include_usage(self) -> bool:
@@ -151,7 +160,8 @@ class Generation(Strict):
         """For the engine, with OpenAI's defaults; `top_logprobs` None: no logprobs at all."""
         return SamplingParams(
             n=self.n or 1,
-            temperature=1.0 if self.temperature is None else self.temperature,
+            beam_width=self.beam_width or 1,
+            temperature=self._temperature(),
             top_p=self.top_p or 1.0,
             top_k=max(0, self.top_k or 0),
             min_p=self.min_p or 0.0,
@@ -175,6 +185,12 @@ class Generation(Strict):
             prompt_logprobs=self.prompt_logprobs,
             grammar=self.grammar(),
         )
+
+    def _temperature(self) -> float:
+        """OpenAI's default is 1; beams are not drawn."""
+        if self.temperature is None:
+            return 0.0 if (self.beam_width or 1) > 1 else 1.0
+        return self.temperature
 
 
 def _bias(given: dict[str, float]) -> tuple[tuple[int, float], ...]:

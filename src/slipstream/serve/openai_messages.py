@@ -24,8 +24,8 @@ class ChatMessage(Strict):
     reasoning_content: str | None = None
     tool_calls: list[ToolCall] | None = None
     tool_call_id: str | None = None
+    name: str | None = None  # of the tool that was called
 
-    name: Annotated[Any, only()] = None
     refusal: Annotated[Any, only()] = None
     function_call: Annotated[Any, only()] = None
     annotations: Annotated[Any, only([])] = None
@@ -37,6 +37,8 @@ class ChatMessage(Strict):
             raise ValueError("content: Missing required parameter")
         if self.role != "assistant" and (self.tool_calls or self.reasoning_content):
             raise ValueError("tool_calls and reasoning_content belong to an assistant's message")
+        if self.role != "tool" and self.name is not None:
+            raise ValueError("name is not supported, except in a tool's message")
         if (self.role == "tool") != (self.tool_call_id is not None):
             raise ValueError("a tool's message, and only that, has a tool_call_id")
         return self
@@ -53,6 +55,8 @@ class ChatMessage(Strict):
             made["reasoning_content"] = self.reasoning_content
         if self.tool_call_id is not None:
             made["tool_call_id"] = self.tool_call_id
+        if self.name is not None:
+            made["name"] = self.name
         return made
 
 

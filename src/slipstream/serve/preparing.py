@@ -67,7 +67,7 @@ def _rendered(codec: TextCodec, dialect: Dialect, asked: Conversation) -> str:
         raise UnsupportedError("this model has no chat template; use a plain completion")
     messages: Sequence[Message] = asked.messages
     variables: dict[str, Any] = dict(asked.template)
-    reserved = {"messages", "tools", "add_generation_prompt"} & variables.keys()
+    reserved = {"self", "messages", "tools", "add_generation_prompt"} & variables.keys()
     if reserved:
         raise RequestError(f"chat_template_kwargs must not hold {', '.join(sorted(reserved))}")
     if not dialect.tools_known:

@@ -5,13 +5,18 @@ account that asked for it: for others it does not exist.
 """
 
 import json
+import logging
 import re
 from collections import OrderedDict
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from pydantic_core import to_json
+
 from slipstream.errors import RequestError
 from slipstream.serve.replies import Json
+
+log = logging.getLogger("slipstream.serve")
 
 COUNT_MAX = 1024
 BYTES_MAX = 64 * 2**20
@@ -42,19 +47,18 @@ class ResponseStore:
         self._folder = folder
         self._count = count
         self._size_bytes = size_bytes
-        self._entries: OrderedDict[str, str] = OrderedDict()
+        self._entries: OrderedDict[str, bytes] = OrderedDict()
         self._held_bytes = 0
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
-            for path in sorted(folder.glob("resp_*.json"), key=lambda one: one.stat().st_mtime):
-                self._insert(path.stem, path.read_text("utf-8"))
+            self._read(folder)
 
     def put(self, stored: Stored) -> None:
         """Keeps a response; others may have to go."""
-        name, text = stored.response["id"], json.dumps(asdict(stored), ensure_ascii=False)
+        name, text = stored.response["id"], to_json(asdict(stored))
         if self._folder is not None:
             unfinished = self._folder / f"{name}.part"
-            unfinished.write_text(text, "utf-8")
+            unfinished.write_bytes(text)
             unfinished.replace(self._folder / f"{name}.json")
         self._insert(name, text)
 
@@ -80,8 +84,20 @@ class ResponseStore:
         assert self._held_bytes == sum(len(text) for text in self._entries.values())
         assert len(self._entries) <= self._count and self._held_bytes <= self._size_bytes
 
-    def _insert(self, name: str, text: str) -> None:
-        assert NAME.fullmatch(name), "ids are made by us"
+    def _read(self, folder: Path) -> None:
+        """What an earlier server left, oldest first; damaged files are left alone."""
+        for path in sorted(folder.glob("resp_*.json"), key=lambda one: one.stat().st_mtime):
+            text = path.read_bytes()
+            try:
+                whole = NAME.fullmatch(path.stem) and Stored(**json.loads(text))
+            except (ValueError, TypeError, RecursionError):
+                whole = None
+            if whole:
+                self._insert(path.stem, text)
+            else:
+                log.warning("%s is no response; it is left as it is", path)
+
+    def _insert(self, name: str, text: bytes) -> None:
         self._entries[name] = text
         self._held_bytes += len(text)
         while len(self._entries) > self._count or self._held_bytes > self._size_bytes:

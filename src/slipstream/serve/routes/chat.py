@@ -23,7 +23,7 @@ def routes(server: Server) -> list[Route]:
         caller = caller_of(http, priority=asked.priority, timeout_s=asked.timeout)
         params, conversation = asked.params(), asked.conversation()
         served = server.catalog.choose(asked.model, caller.account or asked.user or "")
-        served.admission.admit(params.n)
+        served.admission.admit(asked.answers)
         codec = served.engine.tokenizer
         ready = await asyncio.to_thread(prepare, codec, served.dialect, conversation, params)
         requests = await served.requests([ready.prompt_ids], ready.params, caller)

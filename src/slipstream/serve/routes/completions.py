@@ -24,7 +24,7 @@ def routes(server: Server) -> list[Route]:
         caller = caller_of(http, priority=asked.priority, timeout_s=asked.timeout)
         prompts, params = asked.prompts(), asked.params()
         served = server.catalog.choose(asked.model, caller.account or asked.user or "")
-        served.admission.admit(len(prompts) * params.n)
+        served.admission.admit(len(prompts) * asked.answers)
         requests = await served.requests(prompts, params, caller)
         codec = served.engine.tokenizer
         reply = CompletionReply(
