@@ -11,10 +11,11 @@ from slipstream.machine import Machine
 GIB = 2**30
 
 
-def graph(layers=2, context=1024):
+def graph(layers=2, context=1024, windows=(None,)):
     build = Builder()
     for layer in range(layers):
-        attention = Attention(layer, heads=4, kv_heads=2, head_dim=64, scale=0.125)
+        window = windows[layer % len(windows)]
+        attention = Attention(layer, 4, 2, head_dim=64, scale=0.125, window=window)
         build.add(f"attention.{layer}", attention, "ids", "ids", "ids")
     return Graph("test", tuple(build.nodes), 256, 100, context)
 
@@ -64,6 +65,9 @@ def test_a_context_that_was_asked_for_does_not():
         EngineOptions(context=1),
         EngineOptions(threads=0),
         EngineOptions(kv_memory_bytes=0),
+        EngineOptions(batching="sometimes"),
+        EngineOptions(batching="dynamic", max_wait_s=-1),
+        EngineOptions(batching="dynamic", max_wait_s=float("inf")),
     ],
 )
 def test_out_of_range_is_refused(options):
@@ -73,3 +77,23 @@ def test_out_of_range_is_refused(options):
 
 def test_a_large_batch_gets_a_budget_that_holds_it():
     assert resolve(EngineOptions(max_batch=512), graph(), machine()).limits.token_budget == 512
+
+
+def test_windows_need_fewer_pages():
+    options = EngineOptions(max_batch=1, token_budget=64)
+    chosen = resolve(options, graph(context=4096, windows=(100, 128)), machine())
+    assert chosen.limits.window == 128 and chosen.page_count == (128 + 64) // 64 + 1
+
+
+def test_one_layer_that_sees_all_keeps_all_pages():
+    chosen = resolve(
+        EngineOptions(max_batch=1), graph(context=4096, windows=(100, None)), machine()
+    )
+    assert chosen.limits.window is None and chosen.page_count == 64
+
+
+def test_modes_are_passed_on():
+    options = EngineOptions(batching="dynamic", max_wait_s=0.5, prefix_cache=False)
+    chosen = resolve(options, graph(), machine())
+    assert (chosen.limits.batching, chosen.limits.max_wait_s) == ("dynamic", 0.5)
+    assert not chosen.prefix_cache

@@ -11,7 +11,7 @@ from slipstream.checkpoint.sources import resolve
 from slipstream.cli import serve_models, serve_options
 from slipstream.cli.answering import Context, Threads, waiting
 from slipstream.engine.engine import Engine
-from slipstream.engine.options import EngineOptions
+from slipstream.engine.options import Batching, EngineOptions
 
 
 def command(  # noqa: PLR0917  each argument is an option of the command line
@@ -27,6 +27,10 @@ def command(  # noqa: PLR0917  each argument is an option of the command line
     response_cache_ttl: serve_models.CacheTTL = 7 * 86_400.0,
     admin_key_file: serve_models.AdminKeyFile = None,
     max_batch: Annotated[int, typer.Option(min=1, help="requests that run at once")] = 32,
+    token_budget: Annotated[int | None, typer.Option(min=1, help="rows of one step")] = None,
+    batching: Annotated[Batching, typer.Option(help="when requests join a batch")] = "continuous",
+    max_wait: Annotated[float, typer.Option(min=0, help="seconds a dynamic batch waits")] = 0.05,
+    prefix_cache: Annotated[bool, typer.Option(help="keep pages of prompts")] = True,
     context: Context = None,
     kv_memory: Annotated[int | None, typer.Option(min=1, help="MB of KV pages")] = None,
     threads: Threads = None,
@@ -60,6 +64,10 @@ def command(  # noqa: PLR0917  each argument is an option of the command line
     )  # fmt: skip
     options = EngineOptions(
         max_batch=max_batch,
+        token_budget=token_budget,
+        batching=batching,
+        max_wait_s=max_wait,
+        prefix_cache=prefix_cache,
         context=context,
         kv_memory_bytes=None if kv_memory is None else kv_memory * 10**6,
         threads=threads,

@@ -13,6 +13,8 @@ from slipstream.errors import MachineError, UnsupportedError
 from slipstream.graph.graph import Graph
 from slipstream.machine import Machine
 
+__all__ = ["Batching", "EngineOptions", "Settings", "kv_bytes_per_position", "resolve"]
+
 Backend = Literal["native", "reference"]
 KVType = Literal["bfloat16", "float32"]
 Activations = Literal["auto", "f32", "int8"]

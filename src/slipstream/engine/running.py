@@ -101,13 +101,20 @@ class Running:
         now = self._clock()
         deltas = self._end_overdue(now)
         plan = self.scheduler.plan(now)
-        self.wait_s = plan.wait_s
+        self.wait_s = self._wait(plan, now)
         if plan.pieces:
             deltas += self._run(plan, now)
         else:
             assert self.idle or plan.wait_s, "requests are waiting and none can run"
         self._file(deltas)
         return deltas
+
+    def _wait(self, plan: Plan, now: float) -> float | None:
+        """How long nothing need be done: until a batch begins, or a deadline passes."""
+        deadline_s = self.scheduler.next_deadline_s
+        if plan.wait_s is None or deadline_s is None:
+            return plan.wait_s
+        return max(0.0, min(plan.wait_s, deadline_s - now)) or None
 
     def _run(self, plan: Plan, now: float) -> list[Delta]:
         for source, copy in self.scheduler.begin(plan, now):
