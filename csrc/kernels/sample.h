@@ -12,7 +12,7 @@
 namespace slipstream {
 
 constexpr int kNoiseBlock = 64;                   // ids whose highest noise is known at once
-constexpr double kWeightOne = 0x1p34;             // the weight of the most likely token
+constexpr double kWeightOne = 0x1p30;             // the weight of the most likely token
 constexpr std::int64_t kVocabularyMax = 1 << 19;  // sums of more weights might not be exact
 
 struct SampleKernels {
@@ -24,7 +24,7 @@ struct SampleKernels {
                        std::int64_t count, double scale, double* out);
   // out[i] = log(x[i]), x positive and normal.
   void (*logs)(const double* x, std::int64_t count, double* out);
-  // out[i] = the weight e^((x[i] - highest) · inverse) in 0 … 2^34, a whole number.
+  // out[i] = the weight e^((x[i] - highest) · inverse) in 0 … 2^30, a whole number.
   void (*weigh)(const float* x, std::int64_t count, float highest, float inverse, double* out);
   // The exact sum of the weights; `blocks` is what find_highest found, `highest` the best of it.
   double (*total_weight)(const float* x, std::int64_t count, const float* blocks, float highest,

@@ -11,8 +11,8 @@
 namespace slipstream::SLIPSTREAM_ISA {
 namespace {
 
-constexpr float kWeightless = -24.5f;  // e^-24.26 is 2^-35: weights below are 0
-constexpr int kPiece = 16;             // numbers that the loops below take at a time
+constexpr float kWeightless = -21.75f;  // e^-21.49 is 2^-31: weights below are 0
+constexpr int kPiece = 16;              // numbers that the loops below take at a time
 
 // e^x for x ≤ 0, not below e^-30; exact.py says the same in numpy.
 SLIPSTREAM_INLINE f32x16 exp_plain(f32x16 x) {
@@ -32,58 +32,60 @@ SLIPSTREAM_INLINE f32x16 exp_plain(f32x16 x) {
   return p * as_f32(power);
 }
 
-SLIPSTREAM_INLINE void weigh_piece(const float* x, int n, f32x16 highest, f32x16 inverse,
-                                   double* out) {
-  alignas(64) float values[kPiece];
-  store(values, exp_plain(((n == kPiece ? load(x) : load(x, n)) - highest) * inverse));
-  constexpr double magic = 0x1.8p52;  // adding it rounds to a whole number, to even
-  for (int i = 0; i < kPiece; ++i) {
-    out[i] = (double(values[i]) * kWeightOne + magic) - magic;
-  }
+// Weights as whole numbers, which makes their sums exact in any order.
+SLIPSTREAM_INLINE i32x16 weigh_piece(const float* x, f32x16 highest, f32x16 inverse) {
+  return to_i32(exp_plain((load(x) - highest) * inverse) * set1(float(kWeightOne)));
+}
+
+// The last piece of a row, filled up with what weighs nothing.
+SLIPSTREAM_INLINE const float* whole_piece(const float* x, std::int64_t left, float* padded) {
+  if (left >= kPiece) return x;
+  for (int i = 0; i < kPiece; ++i) padded[i] = i < left ? x[i] : -INFINITY;
+  return padded;
 }
 
 void weigh(const float* x, std::int64_t count, float highest, float inverse, double* out) {
+  alignas(64) float padded[kPiece];
+  alignas(64) std::int32_t values[kPiece];
   for (std::int64_t i = 0; i < count; i += kPiece) {
+    const float* from = whole_piece(x + i, count - i, padded);
+    store_i32(values, weigh_piece(from, set1(highest), set1(inverse)));
     const int n = count - i < kPiece ? int(count - i) : kPiece;
-    double piece[kPiece];
-    weigh_piece(x + i, n, set1(highest), set1(inverse), piece);
-    std::memcpy(out + i, piece, sizeof(double) * n);
+    for (int j = 0; j < n; ++j) out[i + j] = double(values[j]);
   }
 }
 
 double total_weight(const float* x, std::int64_t count, const float* blocks, float highest,
                     float inverse) {
-  double sums[kPiece] = {};
-  for (std::int64_t i = 0; i < count; i += kPiece) {
-    const bool weightless = (blocks[i / kNoiseBlock] - highest) * inverse < kWeightless;
-    if (weightless) {
-      i = (i / kNoiseBlock + 1) * kNoiseBlock - kPiece;
-      continue;
+  alignas(64) float padded[kPiece];
+  // Halves of 16 bits, each summed by lane: at most 2^15 pieces, so that no lane overflows.
+  i32x16 low = zero_i32(), high = zero_i32();
+  for (std::int64_t start = 0; start < count; start += kNoiseBlock) {
+    if ((blocks[start / kNoiseBlock] - highest) * inverse < kWeightless) continue;
+    const std::int64_t end = start + kNoiseBlock < count ? start + kNoiseBlock : count;
+    for (std::int64_t i = start; i < end; i += kPiece) {
+      const float* from = whole_piece(x + i, end - i, padded);
+      const i32x16 weight = weigh_piece(from, set1(highest), set1(inverse));
+      low = low + (weight & set1_i32(0xffff));
+      high = high + shift_right<16>(weight);
     }
-    const int n = count - i < kPiece ? int(count - i) : kPiece;
-    double piece[kPiece];
-    weigh_piece(x + i, n, set1(highest), set1(inverse), piece);
-    for (int j = n; j < kPiece; ++j) piece[j] = 0;
-    for (int j = 0; j < kPiece; ++j) sums[j] += piece[j];
   }
+  alignas(64) std::int32_t lows[kPiece], highs[kPiece];
+  store_i32(lows, low);
+  store_i32(highs, high);
   double total = 0;
-  for (double sum : sums) total += sum;  // whole numbers below 2^53: exact in any order
+  for (int j = 0; j < kPiece; ++j) total += double(highs[j]) * 65536.0 + double(lows[j]);
   return total;
 }
 
 bool find_highest(const float* x, std::int64_t count, float* highest) {
+  alignas(64) float padded[kPiece];
   f32x16 strange = zero_f32();  // no longer 0 once a NaN or an infinity was met
   for (std::int64_t start = 0; start < count; start += kNoiseBlock) {
     const int size = count - start < kNoiseBlock ? int(count - start) : kNoiseBlock;
     f32x16 best = set1(-INFINITY);
     for (int i = 0; i < size; i += kPiece) {
-      const float* from = x + start + i;
-      alignas(64) float padded[kPiece];
-      if (size - i < kPiece) {
-        for (int j = 0; j < kPiece; ++j) padded[j] = i + j < size ? from[j] : -INFINITY;
-        from = padded;
-      }
-      const f32x16 v = load(from);
+      const f32x16 v = load(whole_piece(x + start + i, size - i, padded));
       best = max(v, best);
       strange = strange + select(less(v, set1(INFINITY)), zero_f32(), v);
     }

@@ -36,7 +36,7 @@ class Sampler {
   // tokens[i] of rows[i], each of `vocabulary` logits.
   void draw(const std::vector<DrawRow>& rows, std::int64_t vocabulary, std::int64_t* tokens);
 
-  // totals[i] = the sum of e^(logit - highest) of row i, times 2^34; highest[i] with it.
+  // totals[i] = the sum of e^(logit - highest) of row i, times 2^30; highest[i] with it.
   void totals(const std::vector<const float*>& rows, std::int64_t vocabulary, double* totals,
               float* highest);
 

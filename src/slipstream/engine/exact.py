@@ -4,8 +4,8 @@ Sampling must draw the same token wherever and by whatever code it runs, and lib
 functions differently. Here they are a fixed order of single IEEE operations, without fused ones:
 the native kernels (csrc/kernels/sample_isa.cpp) perform the very same.
 
-Weights are multiples of 2^-34, kept as whole numbers in float64. Sums of up to 2^19 of them are
-exact, so they do not depend on the order in which they are added.
+Weights are multiples of 2^-30, kept as whole numbers in float64. Their sums are exact, so they do
+not depend on the order in which they are added.
 """
 
 import numpy as np
@@ -14,9 +14,8 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
 
-WEIGHT_ONE = 2.0**34  # the weight of the most likely token
-VOCABULARY_MAX = 2**19  # sums of more weights might not be exact
-EXP_LOWEST = -30.0  # below, a weight is 0
+WEIGHT_ONE = 2.0**30  # the weight of the most likely token
+EXP_LOWEST = -30.0  # far below the scores whose weight is above 0
 INVERSE_HIGHEST = 3e38  # of a temperature: its product with a difference of 0 is 0
 
 LOG2_E = np.float32(1.44269504)
@@ -86,5 +85,4 @@ def weights(logits: Floats, highest: np.float32, inverse: np.float32) -> Doubles
     """Whole numbers in 0 … WEIGHT_ONE: e^((logit - highest) / T), for logits up to `highest`."""
     with np.errstate(over="ignore"):  # -inf is right
         scores = (logits - highest) * inverse
-    values: Doubles = np.rint(exp(scores).astype(np.float64) * WEIGHT_ONE)
-    return values
+    return np.rint(exp(scores) * np.float32(WEIGHT_ONE)).astype(np.float64)
