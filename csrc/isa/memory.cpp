@@ -70,6 +70,26 @@ AlignedBuffer::~AlignedBuffer() {
   std::free(data_);
 }
 
+Arena::Piece Arena::take(std::size_t size_bytes) {
+  // Elsewhere a chunk would be zeroed at once, used or not.
+#if defined(__linux__)
+  constexpr std::size_t kChunk = 16 * kHugePage;
+#else
+  constexpr std::size_t kChunk = 0;
+#endif
+  if (size_bytes >= kChunk) {
+    auto own = std::make_shared<AlignedBuffer>(size_bytes);
+    return {own->data(), own};
+  }
+  if (chunk_ == nullptr || used_ + size_bytes > chunk_->size()) {
+    chunk_ = std::make_shared<AlignedBuffer>(kChunk);
+    used_ = 0;
+  }
+  std::byte* data = chunk_->data() + used_;
+  used_ += rounded_up(size_bytes, kCacheLine);
+  return {data, chunk_};
+}
+
 std::byte* Scratch::reserve(std::size_t size_bytes) {
   if (buffer_.size() < size_bytes) buffer_ = AlignedBuffer(size_bytes);
   return buffer_.data();

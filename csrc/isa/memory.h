@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstddef>
+#include <memory>
 #include <utility>
 
 #include "isa/inline.h"
@@ -35,6 +36,22 @@ class AlignedBuffer {
  private:
   std::byte* data_ = nullptr;
   std::size_t size_ = 0;
+};
+
+// Pieces of memory that are filled once and read often, such as weights: side by side, so that
+// small ones share large pages too. What was taken stays alive as long as its owner.
+class Arena {
+ public:
+  struct Piece {
+    std::byte* data;
+    std::shared_ptr<AlignedBuffer> owner;
+  };
+  // Zeroed, on a cache line; std::bad_alloc when the machine has no room.
+  Piece take(std::size_t size_bytes);
+
+ private:
+  std::shared_ptr<AlignedBuffer> chunk_;
+  std::size_t used_ = 0;
 };
 
 // One thread's working memory: grows to the largest request, keeps nothing between requests.

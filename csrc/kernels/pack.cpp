@@ -50,11 +50,19 @@ void check(const MatrixFormat& format, int64_t outputs, int64_t inputs) {
 
 }  // namespace
 
-PackedMatrix::PackedMatrix(const MatrixFormat& format, int64_t outputs, int64_t inputs)
+PackedMatrix::PackedMatrix(const MatrixFormat& format, int64_t outputs, int64_t inputs,
+                           Arena* arena)
     : format_(format), outputs_(outputs), inputs_(inputs) {
   lay_out();
-  memory_ = AlignedBuffer(size_bytes());
-  panels_ = memory_.data();
+  if (arena != nullptr) {
+    Arena::Piece piece = arena->take(size_bytes());
+    panels_ = piece.data;
+    owner_ = std::move(piece.owner);
+  } else {
+    auto own = std::make_shared<AlignedBuffer>(size_bytes());
+    panels_ = own->data();
+    owner_ = std::move(own);
+  }
 }
 
 PackedMatrix::PackedMatrix(const MatrixFormat& format, int64_t outputs, int64_t inputs,
@@ -64,7 +72,7 @@ PackedMatrix::PackedMatrix(const MatrixFormat& format, int64_t outputs, int64_t 
       outputs_(outputs),
       inputs_(inputs),
       owner_(std::move(owner)),
-      panels_(panels) {
+      panels_(const_cast<std::byte*>(panels)) {
   lay_out();
   if (size != size_bytes()) throw std::invalid_argument("packed panels of another size");
   if (reinterpret_cast<std::uintptr_t>(panels) % kCacheLine != 0)

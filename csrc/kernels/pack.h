@@ -65,8 +65,9 @@ struct SourceMatrix {
 class PackedMatrix {
  public:
   PackedMatrix() = default;
-  // Zeroed memory of the right size; std::invalid_argument for a format that has no kernel.
-  PackedMatrix(const MatrixFormat& format, int64_t outputs, int64_t inputs);
+  // Zeroed memory of the right size, from `arena` if there is one; std::invalid_argument for a
+  // format that has no kernel.
+  PackedMatrix(const MatrixFormat& format, int64_t outputs, int64_t inputs, Arena* arena = nullptr);
   // A view of panels that were packed before, as a file holds them; `owner` keeps them alive. They
   // must begin on a cache line and be size_bytes() long; std::invalid_argument if they are not.
   PackedMatrix(const MatrixFormat& format, int64_t outputs, int64_t inputs,
@@ -85,9 +86,9 @@ class PackedMatrix {
   SLIPSTREAM_INLINE std::size_t panel_bytes() const { return panel_bytes_; }
   SLIPSTREAM_INLINE std::size_t size_bytes() const { return panel_bytes_ * std::size_t(panels()); }
 
-  // Only the panels of a matrix that owns its memory may be written.
+  // Only the panels of a matrix that was not packed before may be written.
   SLIPSTREAM_INLINE std::byte* codes(int64_t panel) {
-    return memory_.data() + std::size_t(panel) * panel_bytes_;
+    return panels_ + std::size_t(panel) * panel_bytes_;
   }
   SLIPSTREAM_INLINE const std::byte* codes(int64_t panel) const {
     return panels_ + std::size_t(panel) * panel_bytes_;
@@ -111,9 +112,8 @@ class PackedMatrix {
   std::size_t scales_at_ = 0;
   std::size_t minimums_at_ = 0;
   std::size_t panel_bytes_ = 0;
-  AlignedBuffer memory_;  // empty where `owner_` has the panels
-  std::shared_ptr<const void> owner_;
-  const std::byte* panels_ = nullptr;
+  std::shared_ptr<const void> owner_;  // of the panels
+  std::byte* panels_ = nullptr;
 };
 
 // The format that `source` is packed into: its own, with a zero point z turned into the float32

@@ -40,7 +40,7 @@ int ProgramBuilder::add_matrix(const SourceMatrix& source) {
   require(source.outputs > 0 && source.inputs > 0, "a matrix must not be empty");
   require(source.outputs <= kMostWidth && source.inputs <= kMostWidth, "a matrix is too large");
   auto packed =
-      std::make_shared<PackedMatrix>(packed_format(source), source.outputs, source.inputs);
+      std::make_shared<PackedMatrix>(packed_format(source), source.outputs, source.inputs, &arena_);
   WorkQueue queue;
   constexpr std::int64_t kPanels = 8;  // taken at once
   auto work = [&](int) {

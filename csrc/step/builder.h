@@ -112,6 +112,7 @@ class ProgramBuilder {
   const LinearKernels& linear_;
   const NormKernels& norm_;
   const RotaryKernels& rotary_;
+  Arena arena_;  // of packed matrices
   int node_ = -1;
   int embedded_ = std::numeric_limits<int>::max();  // rows of the smallest embedding
   std::vector<std::int64_t> vector_widths_;
