@@ -85,6 +85,11 @@ def sample(process: subprocess.Popen[str]) -> dict[str, float]:
     }
 
 
+def open_files(process: subprocess.Popen[str]) -> list[str]:
+    """What the server's open files are, for whoever looks for a leak."""
+    return sorted(str(one.readlink()) for one in Path(f"/proc/{process.pid}/fd").iterdir())
+
+
 async def watch(soak: Soak, process: subprocess.Popen[str]) -> None:
     while True:
         soak.samples.append(sample(process))
@@ -160,12 +165,13 @@ async def run(arguments: argparse.Namespace) -> dict[str, Any]:
         rest = await at_rest(target)
         await asyncio.sleep(2)
         last = sample(process)
+        files = open_files(process)
         watcher.cancel()
         process.send_signal(signal.SIGTERM)
         code = await asyncio.to_thread(process.wait, 60)
     finally:
         process.kill()
-    return {**settings(arguments), **report(soak, rest, last, code)}
+    return {**settings(arguments), **report(soak, rest, last, code), "files": files}
 
 
 def settings(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -220,7 +226,7 @@ def table(found: dict[str, Any]) -> str:
     rows = [(name, found[name]) for name in ("model", "requests", "seconds", "queue_full_minutes")]
     rows += list(found["outcomes"].items())
     rows += [(f"while full: {name}", count) for name, count in found["while_full"].items()]
-    rows += [(name, found[name]) for name in found if name.startswith(("rss", "files", "kv"))]
+    rows += [(name, found[name]) for name in found if name.startswith(("rss", "files_", "kv"))]
     rows += [(name, "yes" if good else "NO") for name, good in found["checks"].items()]
     return "\n".join(["| what | figure |", "|---|---|", *(f"| {a} | {b} |" for a, b in rows)])
 
@@ -229,7 +235,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--requests", type=int, default=10_000)
     parser.add_argument("--minutes", type=float, default=10, help="the queue is held full")
-    parser.add_argument("--clients", type=int, default=24, help="at once")
+    parser.add_argument("--clients", type=int, default=16, help="at once")
     parser.add_argument("--model", default="smollm2:135m")
     parser.add_argument("--fake", action="store_true", help="a fake engine instead of a model")
     parser.add_argument("--seed", type=int, default=1)
