@@ -101,7 +101,12 @@ def test_thinking_is_apart():
 
 
 def test_a_format_is_enforced():
-    schema = {"type": "object", "properties": {"a": {"type": "boolean"}}, "required": ["a"]}
+    schema = {
+        "type": "object",
+        "properties": {"a": {"type": "boolean"}},
+        "required": ["a"],
+        "additionalProperties": False,
+    }
     with client_of("Perhaps.", PLAIN) as client:
         reply = client.chat("fake", TURNS, format=schema, options={"temperature": 0})
         assert '"a"' in reply.message.content

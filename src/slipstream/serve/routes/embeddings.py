@@ -2,13 +2,12 @@
 
 import asyncio
 from collections.abc import Iterator, Sequence
-from functools import partial
+from operator import methodcaller
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from slipstream.engine.engine import Engine
 from slipstream.errors import PromptTooLongError
 from slipstream.serve.admission import read_json
 from slipstream.serve.answering import CLIENT_CLOSED
@@ -61,7 +60,7 @@ async def _vectors(
     vectors: list[Vector] = []
     for portion in _portions(prompts, served.engine.settings.limits.token_budget):
         vectors += await served.service.call(
-            partial(Engine.embed, prompts=portion, pooling=asked.pooling or "mean")
+            methodcaller("embed", portion, asked.pooling or "mean")
         )
     return vectors
 
