@@ -9,6 +9,7 @@ from fakes import FakeProgram, fake_engine, parrot
 from live_server import live, run_async
 from openai import OpenAI
 
+from slipstream.errors import UnsupportedError
 from slipstream.serve.admission import AdmissionLimits
 from slipstream.serve.app import make_server_app
 from slipstream.serve.catalog import Catalog, Served
@@ -197,3 +198,11 @@ def test_the_usual_place_is_in_the_cache_folder(tmp_path, monkeypatch):
     assert default_path() == tmp_path / "responses.sqlite"
     assert open_cache("off") is None and open_cache() is not None
     assert not list(tmp_path.iterdir()), "nothing is opened before it is needed"
+
+
+def test_what_is_no_cache_is_refused_at_the_start(monkeypatch):
+    with pytest.raises(UnsupportedError, match="memcached:// is no response cache"):
+        open_cache("memcached://localhost")
+    monkeypatch.setattr("slipstream.serve.response_cache_open.find_spec", lambda name: None)
+    with pytest.raises(UnsupportedError, match=r"pip install 'slipstream\[redis\]'"):
+        open_cache("redis://localhost")

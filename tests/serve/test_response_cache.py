@@ -318,14 +318,15 @@ async def test_a_place_that_cannot_be_written_costs_only_the_benefit(tmp_path, c
 
 
 @run_async
-async def test_two_servers_may_share_a_file(tmp_path):
-    one, two = store(tmp_path / "c.sqlite"), store(tmp_path / "c.sqlite")
-    jobs = [(one if n % 2 else two).put(f"k{n % 30}", b"v%d" % (n % 30) * 200) for n in range(120)]
+async def test_servers_that_start_at_once_may_share_a_file(tmp_path):
+    stores = [store(tmp_path / "c.sqlite") for _ in range(5)]
+    values = {f"k{n}": b"v%d" % n * 200 for n in range(30)}
+    jobs = [stores[n % 5].put(f"k{n % 30}", values[f"k{n % 30}"]) for n in range(120)]
     await asyncio.gather(*jobs)
-    for n in range(30):
-        assert await one.get(f"k{n}") == await two.get(f"k{n}") == b"v%d" % n * 200
-    await one.close()
-    await two.close()
+    for one in stores:
+        for key_, value in values.items():
+            assert await one.get(key_) == value
+        await one.close()
 
 
 WRITER = """

@@ -5,10 +5,7 @@ reached, requests do not wait for it: after a failure it is left alone for a mom
 """
 
 import time
-from importlib.util import find_spec
 from typing import TYPE_CHECKING
-
-from slipstream.errors import UnsupportedError
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -19,15 +16,11 @@ REST_S = 5.0  # after a failure
 
 
 class RedisStore:
-    """Bytes by key, in the Redis at `url`. UnsupportedError without the client library."""
+    """Bytes by key, in the Redis at `url`; values live for `ttl_s` (None: while there is room)."""
 
     size_bytes = None  # shared with others: Redis knows
 
     def __init__(self, url: str, *, ttl_s: float | None) -> None:
-        if find_spec("redis") is None:
-            raise UnsupportedError(
-                "a response cache in Redis needs its client: pip install 'slipstream[redis]'"
-            )
         self._url = url
         self._ttl_ms = None if ttl_s is None else max(1, int(ttl_s * 1000))
         self._client: Redis | None = None

@@ -5,6 +5,7 @@ log), several servers may share it, and a damaged one is set aside with a warnin
 """
 
 import asyncio
+import contextlib
 import logging
 import os
 import sqlite3
@@ -27,17 +28,15 @@ TOUCH_S = 10.0  # an entry's last use is written no more often
 EVICT_AT_ONCE = 32
 DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 
-TABLES = f"""
-PRAGMA auto_vacuum = INCREMENTAL;
-PRAGMA application_id = {APPLICATION};
-PRAGMA user_version = {LAYOUT};
-DROP TABLE IF EXISTS responses;
-CREATE TABLE responses (
-    key TEXT PRIMARY KEY, value BLOB NOT NULL, used_s REAL NOT NULL, expires_s REAL
-);
-CREATE INDEX responses_used ON responses (used_s);
-CREATE INDEX responses_expires ON responses (expires_s);
-"""
+TABLES = (
+    "DROP TABLE IF EXISTS responses",
+    "CREATE TABLE responses (key TEXT PRIMARY KEY, value BLOB NOT NULL, used_s REAL NOT NULL, "
+    "expires_s REAL)",
+    "CREATE INDEX responses_used ON responses (used_s)",
+    "CREATE INDEX responses_expires ON responses (expires_s)",
+    f"PRAGMA application_id = {APPLICATION}",
+    f"PRAGMA user_version = {LAYOUT}",
+)
 
 
 class SQLiteStore:
@@ -142,27 +141,29 @@ class SQLiteStore:
         return file
 
     def _prepare(self, file: sqlite3.Connection) -> None:
-        application, layout, tables = (
-            file.execute(query).fetchone()[0]
-            for query in (
-                "PRAGMA application_id",
-                "PRAGMA user_version",
-                "SELECT count(*) FROM sqlite_master",
-            )
-        )
-        if tables and application != APPLICATION:
-            raise UnsupportedError(
-                f"{self.path} is another program's database; choose another --response-cache"
-            )
-        if layout != LAYOUT or not tables:
-            file.executescript(TABLES)
-        file.execute("PRAGMA journal_mode = WAL")
+        if not _pragma(file, "page_count"):
+            file.execute("PRAGMA auto_vacuum = INCREMENTAL")
+        with _transaction(file):  # two servers may begin at once
+            self._claim(file)
+        with contextlib.suppress(sqlite3.OperationalError):  # the other one is doing it
+            file.execute("PRAGMA journal_mode = WAL")
         file.execute("PRAGMA synchronous = NORMAL")
         file.execute("PRAGMA journal_size_limit = 4194304")
         with _transaction(file):
             file.execute("DELETE FROM responses WHERE expires_s <= ?", (self._clock(),))
             self._make_room(file)
         file.executescript("PRAGMA incremental_vacuum")  # a single step frees a single page
+
+    def _claim(self, file: sqlite3.Connection) -> None:
+        """Makes the table, unless it is there. UnsupportedError: the file is somebody else's."""
+        (tables,) = file.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        if tables and _pragma(file, "application_id") != APPLICATION:
+            raise UnsupportedError(
+                f"{self.path} is another program's database; choose another --response-cache"
+            )
+        if not tables or _pragma(file, "user_version") != LAYOUT:
+            for statement in TABLES:
+                file.execute(statement)
 
     def _set_aside(self, error: sqlite3.DatabaseError) -> None:
         """Moves a damaged file out of the way: nothing is deleted, and a new one is begun."""
@@ -200,8 +201,9 @@ class _transaction:
 
 def _bytes_in_use(file: sqlite3.Connection) -> int:
     """Of the file, free pages not counted: they are used again before it grows."""
-    pages, free, size = (
-        file.execute(f"PRAGMA {name}").fetchone()[0]
-        for name in ("page_count", "freelist_count", "page_size")
-    )
-    return int((pages - free) * size)
+    pages = _pragma(file, "page_count") - _pragma(file, "freelist_count")
+    return pages * _pragma(file, "page_size")
+
+
+def _pragma(file: sqlite3.Connection, name: str) -> int:
+    return int(file.execute(f"PRAGMA {name}").fetchone()[0])
