@@ -42,14 +42,14 @@ SitePart part_of(const PartSpec& spec) {
   if (extent(up, 1) != shape.rank) {
     throw std::invalid_argument("an adapter's two matrices differ in rank");
   }
-  return {site, make_low_rank(a, b, shape)};
+  return {site, shape, a, b};
 }
 
 void load(Program& program, int slot, const std::vector<PartSpec>& specs) {
   std::vector<SitePart> parts;
   for (const PartSpec& spec : specs) parts.push_back(part_of(spec));
   nb::gil_scoped_release release;
-  program.load_adapter(slot, std::move(parts));
+  program.load_adapter(slot, parts);
 }
 
 void unload(Program& program, int slot) {

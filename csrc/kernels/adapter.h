@@ -8,7 +8,10 @@
 // So each output depends on its row, the adapter and one order of additions, never on the batch,
 // the ranges or the instruction set.
 //
-// A is stored by rows of whole 16 inputs, B in panels of 16 outputs, both padded with zeros.
+// Both matrices are stored in the order in which they are read, padded with zeros:
+//
+//   A  [rank / 4][inputs / 16][4][16]     B  [outputs / 16][rank][16]
+//
 // See S-LoRA (arXiv 2311.03285) and Punica (arXiv 2310.18547) for the batching.
 #pragma once
 
@@ -21,6 +24,8 @@
 
 namespace slipstream {
 
+constexpr std::int64_t kRankBlock = 4;
+
 // What one adapter adds to one matrix. Elements are of a dense format, as they came.
 struct LowRank {
   std::int64_t inputs = 0;
@@ -28,10 +33,14 @@ struct LowRank {
   std::int64_t rank = 0;
   CodeFormat format = CodeFormat::f32;
   float scale = 1.0f;
-  AlignedBuffer down;  // A [rank][inputs_padded]
-  AlignedBuffer up;    // B [panels][rank][16]
+  const std::byte* down = nullptr;  // A
+  const std::byte* up = nullptr;    // B
 
-  SLIPSTREAM_INLINE std::int64_t inputs_padded() const { return (inputs + 15) / 16 * 16; }
+  SLIPSTREAM_INLINE std::int64_t chunks() const { return (inputs + 15) / 16; }
+  SLIPSTREAM_INLINE std::int64_t panels() const { return (outputs + 15) / 16; }
+  // What the two take, whole cache lines.
+  std::size_t down_bytes() const;
+  std::size_t up_bytes() const;
 };
 
 constexpr int kAdapterRows = 16;
@@ -53,7 +62,9 @@ struct AdapterKernels {
 
 const AdapterKernels& adapter_kernels(Isa isa);
 
-// Copies A [rank, inputs] and B [outputs, rank], row-major, both of `format`.
-LowRank make_low_rank(const void* down, const void* up, const LowRank& shape);
+// Copies A [rank, inputs], or B [outputs, rank], row-major and of `shape.format`, to zeroed memory
+// of the size that it takes.
+void pack_down(const LowRank& shape, const void* a, std::byte* out);
+void pack_up(const LowRank& shape, const void* b, std::byte* out);
 
 }  // namespace slipstream

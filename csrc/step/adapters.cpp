@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <stdexcept>
 #include <string>
+#include <utility>
 
 namespace slipstream {
 namespace {
@@ -16,6 +17,7 @@ void require(bool holds, const std::string& message) {
 SiteRange Adapters::add_sites(const std::vector<AdapterSite>& sites) {
   const SiteRange range{static_cast<int>(sites_.size()), static_cast<int>(sites.size())};
   sites_.insert(sites_.end(), sites.begin(), sites.end());
+  linears_.push_back(range);
   most_sites_ = std::max(most_sites_, range.count);
   return range;
 }
@@ -27,26 +29,51 @@ void Adapters::check_parts(const std::vector<SitePart>& parts) const {
     require(!seen[entry.site], "an adapter has two parts for one matrix");
     seen[entry.site] = true;
     const AdapterSite& site = sites_[entry.site];
-    require(entry.part.inputs == site.inputs && entry.part.outputs == site.outputs,
+    require(entry.shape.inputs == site.inputs && entry.shape.outputs == site.outputs,
             "an adapter's part has another shape than its matrix");
-    require(entry.part.rank >= 1 && entry.part.rank <= kMostAdapterRank,
+    require(entry.shape.rank >= 1 && entry.shape.rank <= kMostAdapterRank,
             "an adapter's rank must be in 1…" + std::to_string(kMostAdapterRank));
   }
 }
 
-void Adapters::load(int slot, std::vector<SitePart> parts) {
+std::unique_ptr<Adapters::Slot> Adapters::packed(const std::vector<SitePart>& parts) const {
+  auto made = std::make_unique<Slot>();
+  made->parts.resize(sites_.size());
+  std::vector<const SitePart*> sources(sites_.size());
+  std::size_t bytes = 0;
+  for (const SitePart& entry : parts) {
+    sources[entry.site] = &entry;
+    made->parts[entry.site] = entry.shape;
+    bytes += entry.shape.down_bytes() + entry.shape.up_bytes();
+  }
+  made->memory = AlignedBuffer(bytes);
+  std::byte* at = made->memory.data();
+  for (const SiteRange& linear : linears_) {
+    for (int site = linear.first; site < linear.first + linear.count; ++site) {
+      if (sources[site] == nullptr) continue;
+      LowRank& part = *made->parts[site];
+      pack_down(part, sources[site]->down, at);
+      part.down = std::exchange(at, at + part.down_bytes());
+    }
+    for (int site = linear.first; site < linear.first + linear.count; ++site) {
+      if (sources[site] == nullptr) continue;
+      LowRank& part = *made->parts[site];
+      pack_up(part, sources[site]->up, at);
+      part.up = std::exchange(at, at + part.up_bytes());
+    }
+  }
+  return made;
+}
+
+void Adapters::load(int slot, const std::vector<SitePart>& parts) {
   require(slot >= 0 && slot < kMostAdapterSlots,
           "adapter slots must be in 0…" + std::to_string(kMostAdapterSlots - 1));
   if (slot >= static_cast<int>(slots_.size())) slots_.resize(slot + 1);
   require(slots_[slot] == nullptr, "this adapter slot is taken");
   check_parts(parts);
-  auto made = std::make_unique<Slot>();
-  made->parts.resize(sites_.size());
-  for (SitePart& entry : parts) {
-    most_rank_ = std::max(most_rank_, (entry.part.rank + 15) / 16 * 16);
-    made->parts[entry.site] = std::move(entry.part);
-  }
-  slots_[slot] = std::move(made);
+  slots_[slot] = packed(parts);
+  for (const SitePart& entry : parts)
+    most_rank_ = std::max(most_rank_, (entry.shape.rank + 15) / 16 * 16);
 }
 
 void Adapters::unload(int slot) {
@@ -58,10 +85,7 @@ void Adapters::unload(int slot) {
 std::size_t Adapters::size_bytes() const {
   std::size_t total = 0;
   for (const auto& slot : slots_) {
-    if (slot == nullptr) continue;
-    for (const auto& part : slot->parts) {
-      if (part) total += part->down.size() + part->up.size();
-    }
+    if (slot != nullptr) total += slot->memory.size();
   }
   return total;
 }

@@ -32,9 +32,12 @@ struct SiteRange {
   int count = 0;
 };
 
+// One matrix's part as it comes: A [rank, inputs] and B [outputs, rank], borrowed.
 struct SitePart {
   int site;
-  LowRank part;
+  LowRank shape;
+  const void* down;
+  const void* up;
 };
 
 class Adapters {
@@ -44,7 +47,7 @@ class Adapters {
 
   // Fills an empty slot. std::invalid_argument for a slot that is taken or out of range, a site
   // that does not exist or comes twice, or a part of another shape.
-  void load(int slot, std::vector<SitePart> parts);
+  void load(int slot, const std::vector<SitePart>& parts);
   // Empties a slot; std::invalid_argument if it is empty.
   void unload(int slot);
   std::size_t size_bytes() const;
@@ -75,16 +78,20 @@ class Adapters {
   }
 
  private:
+  // The matrices lie one after the other as a step reads them: of each linear the As, then the Bs.
   struct Slot {
     std::vector<std::optional<LowRank>> parts;  // [sites]
+    AlignedBuffer memory;
   };
   const std::vector<std::int32_t>& slots_of(Domain domain) const {
     return domain == Domain::rows ? rows_ : selected_;
   }
+  std::unique_ptr<Slot> packed(const std::vector<SitePart>& parts) const;
   void check_parts(const std::vector<SitePart>& parts) const;
   void reserve(std::int64_t rows);
 
   std::vector<AdapterSite> sites_;
+  std::vector<SiteRange> linears_;
   int most_sites_ = 1;           // of one linear
   std::int64_t most_rank_ = 16;  // of any part ever loaded, in whole cache lines
   std::vector<std::unique_ptr<Slot>> slots_;
