@@ -19,7 +19,15 @@ from slipstream.graph.cost import StepShape, kv_token_bytes
 from slipstream.graph.graph import Graph
 from slipstream.graph.passes.activations import assign_activations
 from slipstream.graph.passes.fuse import fuse
-from slipstream.machine import Ceilings, Machine, Rate, ceilings, forced_isa, machine
+from slipstream.machine import (
+    Ceilings,
+    Machine,
+    Rate,
+    ceilings,
+    forced_isa,
+    machine,
+    thread_count,
+)
 from slipstream.models.load import load
 from slipstream.models.model import Model
 
@@ -146,7 +154,7 @@ def _facts(found: Inspection) -> Table:
     per_token = kv_token_bytes(found.graph, found.step.kv_bytes)
     table.add_row("KV per token", f"{size(per_token)} (bfloat16)")
     table.add_row("machine", found.here.describe())
-    table.add_row("kernels", found.isa)
+    table.add_row("kernels", f"{found.isa}, {thread_count()} threads")
     table.add_row("packed weights", str(found.packed))
     return table
 
