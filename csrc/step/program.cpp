@@ -132,9 +132,9 @@ void Program::step_timed(const Batch& batch, KV& kv, float* logits,
   parts_.team->run(walk);
 }
 
-void Program::load_adapter(int slot, std::vector<SitePart> parts) {
+void Program::load_adapter(int slot, const std::vector<SitePart>& parts) {
   const std::lock_guard lock(mutex_);
-  parts_.adapters->load(slot, std::move(parts));
+  parts_.adapters->load(slot, parts);
 }
 
 void Program::unload_adapter(int slot) {

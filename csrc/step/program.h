@@ -71,7 +71,7 @@ class Program {
   void step_captured(const Batch& batch, KV& kv, float* logits,
                      const std::vector<Capture>& captures);
   // See Adapters; between steps, so it waits for one that runs.
-  void load_adapter(int slot, std::vector<SitePart> parts);
+  void load_adapter(int slot, const std::vector<SitePart>& parts);
   void unload_adapter(int slot);
   std::size_t adapter_bytes() const { return parts_.adapters->size_bytes(); }
   const std::vector<AdapterSite>& adapter_sites() const { return parts_.adapters->sites(); }
