@@ -178,6 +178,8 @@ def test_logs_are_json_with_the_id_and_never_the_prompt():
         lines = running.stderr.read()
     (request,) = [json.loads(line) for line in lines.splitlines() if '"mine"' in line]
     assert request["path"] == PATH and request["status"] == 200 and request["seconds"] > 0
+    assert request["prompt_tokens"] == 31 and request["answer_tokens"] == 20
+    assert request["model"] == "fake" and request["finish"] == "length"
     assert "secret" not in lines
 
 

@@ -22,6 +22,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from slipstream.errors import OverloadedError, UnavailableError
 from slipstream.serve.refusal import Unauthorized, refusal_of
+from slipstream.serve.tracing import Span
 
 if TYPE_CHECKING:
     from slipstream.serve.server import Server
@@ -73,7 +74,7 @@ class Frame:
                 await exchange.fail(error, receive)
             finally:
                 span.answered(exchange.status, exchange.request_id)
-                exchange.log()
+                exchange.log(span)
 
 
 class Exchange:
@@ -112,7 +113,7 @@ class Exchange:
         self._server.metrics.count_refused(refusal.status)
         await refusal.response()(self._scope, receive, self.send)
 
-    def log(self) -> None:
+    def log(self, span: Span) -> None:
         """One line for the request, without a word of its text."""
         if not access_log.isEnabledFor(logging.INFO):
             return
@@ -123,6 +124,7 @@ class Exchange:
             "status": self.status,
             "account": self._scope["state"].get("account", ""),
             "seconds": round(time.perf_counter() - self._started_s, 6),
+            **span.totals,
         }
         access_log.info("request", extra={"fields": fields})
 

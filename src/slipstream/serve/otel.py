@@ -65,11 +65,13 @@ class OtelSpan(Span):
     """One request's span."""
 
     def __init__(self, tracer: OtelTracerHandle, handle: OtelSpanHandle) -> None:
+        super().__init__()
         self._tracer = tracer
         self._handle = handle
 
     def answer(self, model: str, finish: str, timings: Timings) -> None:
         """Three spans, one after the other, from the engine's own times."""
+        super().answer(model, finish, timings)
         parent = set_span_in_context(self._handle)
         tokens = timings.answer_tokens
         named: dict[str, Any] = {"gen_ai.request.model": model}

@@ -19,7 +19,7 @@ from slipstream.serve.admission import AdmissionLimits
 from slipstream.serve.refusal import Refusal
 from slipstream.serve.server import Server
 
-PROGRESS_BYTES = 1024  # a client that reads less in a whole `write_timeout_s` is not reading
+PROGRESS_BYTES = 16 * 1024  # a client that reads less in a whole `write_timeout_s` is not reading
 NOT_HTTP = "this is not a request of HTTP/1.1, or its headers are longer than {} bytes"
 REASONS = {400: "Bad Request", 503: "Service Unavailable"}
 

@@ -1,6 +1,6 @@
 """Traces of requests, for those who ask for them: HTTP request → queue → prefill → decode.
 
-This page imports nothing: `Tracer` and `Span` do nothing, `otel.OtelTracer` records. Spans carry
+`Tracer` and `Span` here record nothing and import nothing; `otel.OtelTracer` records. Spans carry
 counts and times, never the text of a prompt or an answer.
 """
 
@@ -12,17 +12,29 @@ from slipstream.engine.answer import Timings
 
 
 class Span:
-    """One HTTP request; this one is not recorded."""
+    """One HTTP request; this one is not recorded, but adds up its answers for the log."""
+
+    def __init__(self) -> None:
+        self.totals: dict[str, str | int] = {}
 
     def answer(self, model: str, finish: str, timings: Timings) -> None:
         """An answer of the request has ended."""
+        seen = self.totals
+        seen["model"], seen["finish"] = model, finish
+        for name, count in (
+            ("answers", 1),
+            ("prompt_tokens", timings.prompt_tokens),
+            ("cached_tokens", timings.cached_tokens),
+            ("answer_tokens", timings.answer_tokens),
+        ):
+            seen[name] = int(seen.get(name, 0)) + count
 
     def answered(self, status: int, request_id: str) -> None:
         """The response has gone out."""
 
 
-NOTHING = Span()
-_current: ContextVar[Span] = ContextVar("span", default=NOTHING)
+NOBODY = Span()  # outside of any request
+_current: ContextVar[Span] = ContextVar("span", default=NOBODY)
 
 
 def current() -> Span:
@@ -36,7 +48,8 @@ class Tracer:
     @contextmanager
     def request(self, method: str, path: str, headers: Mapping[str, str]) -> Iterator[Span]:
         """The span of a request, current while it lasts."""
-        yield NOTHING
+        with as_current(Span()) as span:
+            yield span
 
     def close(self) -> None:
         """Sends what has not been sent."""
