@@ -90,11 +90,12 @@ SEED = 20261121
 
 
 @pytest.fixture(scope="module")
-def drawn():
+def drawn(tmp_path_factory):
     """The document as schemathesis reads it, of a server whose answers are short."""
     limits = AdmissionLimits(timeout_s=5)
     engine = speaker("Hello", HERMES, context=128)
-    with live(make_app(engine, name="fake", limits=limits)) as url:
+    state = tmp_path_factory.mktemp("state")
+    with live(make_app(engine, name="fake", limits=limits, state_folder=state)) as url:
         yield schemathesis.openapi.from_url(f"{url}/openapi.json")
     engine.check()
 

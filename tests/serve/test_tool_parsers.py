@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slipstream.serve.reasoning import ReasoningSplitter
@@ -184,6 +184,7 @@ values = st.recursive(
 objects = st.dictionaries(st.text(max_size=6), values, max_size=4)
 
 
+@settings(max_examples=50)
 @given(
     calls=st.lists(
         st.tuples(st.sampled_from(["f", "get_weather"]), objects), min_size=1, max_size=3

@@ -15,7 +15,7 @@ from slipstream.serve.openai_completion import CompletionRequest
 from slipstream.serve.openai_embeddings import EmbeddingsRequest
 from slipstream.serve.openai_tokenize import DetokenizeRequest, TokenizeRequest
 from slipstream.serve.responses_request import ResponsesRequest
-from slipstream.serve.routes import admin
+from slipstream.serve.routes import admin, batches
 
 EVENTS, LINES = "text/event-stream", "application/x-ndjson"
 
@@ -85,6 +85,21 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ("GET", "/api/version"): Operation(
         "The server's version", None, more.Version, None, more.OllamaError
     ),
+    ("POST", "/v1/files"): Operation("Upload a file of requests (multipart: file, purpose)"),
+    ("GET", "/v1/files"): Operation("All files"),
+    ("GET", "/v1/files/{file}"): Operation("A file's card"),
+    ("DELETE", "/v1/files/{file}"): Operation("Delete a file"),
+    ("GET", "/v1/files/{file}/content"): Operation("What is in a file"),
+    ("POST", "/v1/batches"): Operation("Answer all requests of a file", batches.NewBatch),
+    ("GET", "/v1/batches"): Operation("All batches"),
+    ("GET", "/v1/batches/{batch}"): Operation("How far a batch is"),
+    ("POST", "/v1/batches/{batch}/cancel"): Operation("Stop a batch"),
+    ("GET", "/health"): Operation("Whether the process works"),
+    ("GET", "/ready"): Operation("Whether to send requests here"),
+    ("GET", "/metrics"): Operation("Prometheus' metrics"),
+    ("GET", "/state"): Operation("Queue, pages and tokens of each model"),
+    ("GET", "/openapi.json"): Operation("This document"),
+    ("GET", "/admin/models"): Operation("Every version, whatever its state"),
     ("POST", "/admin/models/load"): Operation("Load a model or a version", admin.Load),
     ("POST", "/admin/models/unload"): Operation("Take a version down", admin.Unload),
     ("POST", "/admin/models/default"): Operation("Choose a model's default", admin.Default),
