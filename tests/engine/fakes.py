@@ -163,7 +163,7 @@ def fake_engine(
         page_count=page_count or pages_for(context) * max_batch,
         kv_dtype="float32",
         activations="auto",
-        threads=None,
+        threads=1,
         prefix_cache=prefix_cache,
     )
     tokenizer = more.pop("tokenizer", None) or ByteTokenizer()

@@ -162,7 +162,7 @@ job = st.tuples(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(
     jobs=st.lists(job, min_size=1, max_size=8),
     max_batch=st.integers(1, 6),
