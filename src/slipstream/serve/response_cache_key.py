@@ -8,6 +8,8 @@ import hashlib
 import json
 from array import array
 from dataclasses import fields, is_dataclass
+from functools import cache
+from importlib.util import find_spec
 from typing import Any
 
 from slipstream import __version__
@@ -50,8 +52,18 @@ def model_identity(content: str, settings: Settings) -> str:
     `content` is a hash of the model's files. Threads, batch, chunks and instruction set are not
     here: they change no bit.
     """
-    parts = (SCHEMA, __version__, content, settings.backend, settings.activations)
+    parts = (SCHEMA, __version__, _kernels(), content, settings.backend, settings.activations)
     return "/".join(map(str, (*parts, settings.kv_dtype)))
+
+
+@cache
+def _kernels() -> str:
+    """A hash of the native module: between two versions, who builds it may change its bits."""
+    spec = find_spec("slipstream._native")
+    if spec is None or spec.origin is None:
+        return ""
+    with open(spec.origin, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _params(params: SamplingParams) -> dict[str, Any]:

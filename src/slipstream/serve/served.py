@@ -98,7 +98,10 @@ class Served:
         self.admission = Admission(self.service, self.limits)
         self.metrics = Metrics(self.name, self.service.snapshot, self.version)
         self.flights = Flights(self.service)
-        self._identity = model_identity(self.content, self.engine.settings)
+
+    @cached_property
+    def _identity(self) -> str:
+        return model_identity(self.content, self.engine.settings)
 
     @cached_property
     def dialect(self) -> Dialect:
