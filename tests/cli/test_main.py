@@ -1,5 +1,6 @@
 """The front door: fast help, one-line errors, exit codes."""
 
+import gc
 import os
 import subprocess
 import sys
@@ -10,7 +11,13 @@ from pathlib import Path
 import pytest
 
 import slipstream
-from slipstream.cli.main import VERBS, help_text
+from slipstream.cli.main import (
+    COLLECT_FIRST,
+    COLLECT_LATER,
+    VERBS,
+    help_text,
+    put_off_collecting,
+)
 from slipstream.errors import LimitsNotMetError, SourceError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -124,3 +131,18 @@ def test_every_public_name_is_there():
     with pytest.raises(AttributeError, match="nothing"):
         _ = slipstream.nothing
     assert sys.modules["slipstream"].Engine is slipstream.Engine
+
+
+def test_garbage_is_collected_late_at_first_and_then_often() -> None:
+    before = gc.get_threshold()
+    try:
+        put_off_collecting()
+        assert gc.get_threshold()[0] == COLLECT_FIRST
+        gc.collect()
+        assert gc.get_threshold() == COLLECT_LATER
+        frozen = gc.get_freeze_count()
+        gc.collect()
+        assert frozen > 0 and gc.get_freeze_count() == frozen  # settled once
+    finally:
+        gc.unfreeze()
+        gc.set_threshold(*before)

@@ -16,9 +16,11 @@ from typing import Any, NoReturn
 import slipstream
 from slipstream.errors import SlipstreamError
 
-# Objects between two collections. A start makes half a million that nearly all stay; looking
-# through them again and again took 7 % of the time to the first token of `generate`.
-COLLECT_AFTER = (100_000, 20, 50)
+# Objects before the first garbage collection, and between later ones. A start makes hundreds of
+# thousands that all stay: looking through them again and again took 7 % of the time to the first
+# token of `generate`, and more of that of `serve`.
+COLLECT_FIRST = 500_000
+COLLECT_LATER = (10_000, 20, 50)
 INTERRUPTED = 130  # 128 + SIGINT, as shells say it
 USAGE = 2
 
@@ -118,9 +120,24 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 
 def run_verb(name: str, words: list[str]) -> NoReturn:
     """Imports the verb and hands it its words; ends the process with the verb's exit code."""
-    gc.set_threshold(*COLLECT_AFTER)
+    put_off_collecting()
     guarded(_run)(name, words)
     sys.exit(0)
+
+
+def put_off_collecting() -> None:
+    """Lets the start go by before garbage is collected; what it left is never looked at again."""
+
+    def settle(phase: str, info: dict[str, int]) -> None:
+        if phase == "stop":
+            gc.callbacks.remove(settle)
+            gc.freeze()
+            gc.set_threshold(*COLLECT_LATER)
+
+    if gc.get_threshold()[0] == COLLECT_FIRST:
+        return  # asked for already
+    gc.set_threshold(COLLECT_FIRST, *COLLECT_LATER[1:])
+    gc.callbacks.append(settle)
 
 
 def _run(name: str, words: list[str]) -> None:
