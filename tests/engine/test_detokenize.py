@@ -1,8 +1,10 @@
 """Text while it comes: characters whole, stop strings found wherever tokens break."""
 
+import tokenizers
 from fakes import ByteTokenizer
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import decoders, models
 
 from slipstream.engine.detokenize import CharacterStream, StopFinder, TextStream
 
@@ -37,7 +39,13 @@ def test_a_character_comes_whole():
 
 def test_bytes_that_are_no_character_come_out_once_that_is_sure():
     stream = CharacterStream(BYTES)
-    assert [stream.push(b) for b in (0xE2, 0xE2, ord("a"))] == ["", "\ufffd", "\ufffda"]
+    assert [stream.push(b) for b in (0xE2, 0xE2, ord("a"))] == ["", "", "\ufffd\ufffda"]
+
+
+def test_bytes_that_are_no_text_are_not_held_for_ever():
+    stream = CharacterStream(BYTES)
+    out = [stream.push(0xFF) for _ in range(100)]
+    assert "".join(out) == "\ufffd" * 97 and stream.flush() == "\ufffd" * 3
 
 
 def test_an_unfinished_character_is_flushed_as_replacement():
@@ -78,6 +86,56 @@ def test_any_bytes_come_out_as_a_decoder_would_write_them(data):
     stream = CharacterStream(BYTES)
     joined = "".join(stream.push(byte) for byte in data) + stream.flush()
     assert joined == data.decode(errors="replace")
+
+
+class ByteFallback:
+    """SentencePiece with tokens for bytes, as `tokenizers` decodes it: ids 0-255, then words."""
+
+    words = ("▁hello", "▁", "a", "é", "▁好")
+
+    def __init__(self):
+        vocabulary = {f"<0x{i:02X}>": i for i in range(256)}
+        vocabulary |= {word: 256 + i for i, word in enumerate((*self.words, "<unk>"))}
+        model = models.BPE(vocab=vocabulary, merges=[], unk_token="<unk>", byte_fallback=True)
+        self.inner = tokenizers.Tokenizer(model)
+        self.inner.decoder = decoders.Sequence(
+            [
+                decoders.Replace("▁", " "),
+                decoders.ByteFallback(),
+                decoders.Fuse(),
+                decoders.Strip(" ", 1, 0),
+            ]
+        )
+
+    def decode(self, ids, skip_special=True):
+        return self.inner.decode(list(ids), skip_special_tokens=skip_special)
+
+
+FALLBACK = ByteFallback()
+fallback_pieces = st.one_of(
+    st.characters(min_codepoint=0x80, exclude_categories=["Cs"], exclude_characters="\ufffd").map(
+        lambda c: (c, list(c.encode()))
+    ),
+    st.sampled_from(range(len(ByteFallback.words))).map(
+        lambda i: (ByteFallback.words[i].replace("▁", " "), [256 + i])
+    ),
+)
+
+
+@given(st.lists(fallback_pieces, min_size=1, max_size=60), st.lists(fallback_pieces, max_size=5))
+def test_byte_tokens_become_whole_characters(answer, prompt):
+    """Also in long runs of them, which decoders render anew with every byte."""
+    prompt_ids = [256, *(i for _, ids in prompt for i in ids)]
+    stream = CharacterStream(FALLBACK, prompt_ids)
+    out = [stream.push(i) for _, ids in answer for i in ids]
+    assert "".join(out) + stream.flush() == "".join(text for text, _ in answer)
+    assert all("\ufffd" not in piece for piece in out)
+
+
+def test_a_lost_byte_among_byte_tokens_costs_no_later_text():
+    stream = CharacterStream(FALLBACK, [256])
+    out = "".join(stream.push(i) for i in [*"€".encode(), 0xFF, 258, *"😀".encode(), 258])
+    assert out.startswith("€\ufffd") and out.endswith("a😀a")
 
 
 def test_a_stop_string_across_tokens_is_cut_off():

@@ -9,16 +9,21 @@ from collections.abc import Sequence
 from slipstream.engine.codec import Decoder
 
 REPLACEMENT = "\ufffd"  # what decoders write for bytes that are not a character (yet)
-CONTEXT_TOKENS = 6  # earlier tokens decoded along: spacing depends on them, and a character
-WINDOW_TOKENS = 24  # spans at most 4; the window is cut back to CONTEXT when it is longer
+CONTEXT_TOKENS = 6  # earlier tokens decoded along, since spacing depends on them
+WINDOW_TOKENS = 24  # the window is cut back to a context when it is longer
+UNSURE_TOKENS = 8  # a character spans at most 4; after so many the bytes are no text at all
+UNSURE_CHARACTERS = 3  # what may then still become a character
 
 
 class CharacterStream:
-    """Turns ids into characters, holding back a last one that may be incomplete.
+    """Turns ids into characters, holding back those at the end that may be incomplete.
 
     window   … context │ given out │ new
-    text     … … … … … │ … … … … … │ sure … … �      a last U+FFFD may yet become a character
-                                   given            so it waits for the next id
+    text     … … … … … │ … … … … … │ sure … … ��     U+FFFD at the end may yet become characters
+                                   given             so they wait for the next ids
+
+    SentencePiece's decoders write U+FFFD for every byte of a run of byte tokens until all of it is
+    valid, characters included that were given out: what is given stays given.
     """
 
     def __init__(
@@ -26,32 +31,46 @@ class CharacterStream:
     ) -> None:
         self._decoder = decoder
         self._skip_special = skip_special
-        self._window = list(context_ids[-CONTEXT_TOKENS:])
-        self._given = len(self._text()) if self._window else 0
+        self._unsure = 0  # tokens since the text had no U+FFFD at its end
+        self._begin_with(list(context_ids[-WINDOW_TOKENS:]))
 
     def push(self, token: int) -> str:
         """The characters that `token` completes; often none."""
         self._window.append(token)
-        text = self._text()
-        sure = text.removesuffix(REPLACEMENT)
+        text = self._text(self._window)
+        sure = text.rstrip(REPLACEMENT)
+        self._unsure = 0 if sure == text else self._unsure + 1
+        if self._unsure > UNSURE_TOKENS:
+            sure = text[:-UNSURE_CHARACTERS]
         new = sure[self._given :]
         self._given = max(self._given, len(sure))
         if len(self._window) > WINDOW_TOKENS and sure == text:
-            self._window = self._window[-CONTEXT_TOKENS:]
-            self._given = len(self._text())
+            self._begin_with(self._window)
         return new
 
     def flush(self) -> str:
         """What was held back: there will be no further id."""
         if not self._window:
             return ""
-        text = self._text()
+        text = self._text(self._window)
         rest = text[self._given :]
         self._given = len(text)
         return rest
 
-    def _text(self) -> str:
-        return self._decoder.decode(self._window, self._skip_special)
+    def _begin_with(self, ids: list[int]) -> None:
+        """Keeps the last of `ids` as context, whose text counts as given out.
+
+        It must not begin within a character: its bytes would never become text again.
+        """
+        for count in range(min(CONTEXT_TOKENS, len(ids)), -1, -1):
+            self._window = ids[len(ids) - count :]
+            text = self._text(self._window) if count else ""
+            if not text.startswith(REPLACEMENT):
+                break
+        self._given = len(text)
+
+    def _text(self, ids: Sequence[int]) -> str:
+        return self._decoder.decode(ids, self._skip_special)
 
 
 class StopFinder:
