@@ -35,19 +35,19 @@ def test_factors_lose_exactly_the_singular_values_left_out() -> None:
 
 
 def test_a_factored_model_runs_and_is_smaller(tmp_path: Path) -> None:
-    draft = tiny_llama.draft()
+    edition = tiny_llama.edition()
     one = LowRank(share=0.6, multiple=4)
-    after = one.run(draft, tiny_llama.drive(tmp_path))
+    after = one.run(edition, tiny_llama.drive(tmp_path))
     rank = after.config["slipstream"]["low_rank"][UP]
     assert rank == one.rank((96, 64)) == 20
     assert after.weights[UP.replace(".weight", ".a.weight")].shape == (20, 64)
     assert np.isfinite(tiny_llama.logits(after)).all()
-    outline = one.outline(draft)
+    outline = one.outline(edition)
     assert outline.graph == after.graph
     full = LowRank(share=0.999, multiple=1, damping=1e-6).run(
-        draft, tiny_llama.drive(tmp_path / "2")
+        edition, tiny_llama.drive(tmp_path / "2")
     )
-    wanted = tiny_llama.logits(draft)
+    wanted = tiny_llama.logits(edition)
     near, far = (np.square(tiny_llama.logits(d) - wanted).mean() for d in (full, after))
     assert near < far
 
@@ -56,19 +56,21 @@ def test_factors_can_be_quantized(tmp_path: Path) -> None:
     chain = read_chain(
         "[[pass]]\nmethod='low_rank'\nshare=0.7\nmultiple=32\n[[pass]]\nmethod='gptq'\ngroup=32\n"
     )
-    draft, drive = tiny_llama.draft(), tiny_llama.drive(tmp_path)
-    after = carry_out(chain, draft, tiny_llama.compile_plain, drive.chunks, tmp_path)
+    edition, drive = tiny_llama.edition(), tiny_llama.drive(tmp_path)
+    after = carry_out(chain, edition, tiny_llama.compile_plain, drive.chunks, tmp_path)
     assert isinstance(after.weights[UP.replace(".weight", ".b.weight")], AffineTensor)
     assert np.isfinite(tiny_llama.logits(after)).all()
 
 
 def test_blocks_share_the_mean_of_their_weights(tmp_path: Path) -> None:
-    draft = tiny_llama.draft()
-    after = ShareLayers(every=2).run(draft, tiny_llama.drive(tmp_path))
+    edition = tiny_llama.edition()
+    after = ShareLayers(every=2).run(edition, tiny_llama.drive(tmp_path))
     assert after.config["slipstream"]["shares"] == [0, 0, 2]
-    assert after.graph == ShareLayers(every=2).outline(draft).graph
-    assert len(after.graph.weight_names()) == len(draft.graph.weight_names()) - 9
-    mean = (draft.weights[UP].dequantize() + draft.weights[UP.replace("0", "1")].dequantize()) / 2
+    assert after.graph == ShareLayers(every=2).outline(edition).graph
+    assert len(after.graph.weight_names()) == len(edition.graph.weight_names()) - 9
+    mean = (
+        edition.weights[UP].dequantize() + edition.weights[UP.replace("0", "1")].dequantize()
+    ) / 2
     assert np.allclose(after.weights[UP].dequantize(), mean)
     assert np.isfinite(tiny_llama.logits(after)).all()
     with pytest.raises(UnsupportedError, match="share weights already"):
@@ -77,8 +79,8 @@ def test_blocks_share_the_mean_of_their_weights(tmp_path: Path) -> None:
 
 def test_shared_weights_are_compressed_once(tmp_path: Path) -> None:
     text = "[[pass]]\nmethod='share_layers'\n[[pass]]\nmethod='wanda'\n[[pass]]\nmethod='awq'\ngroup=32\n"
-    draft, drive = tiny_llama.draft(), tiny_llama.drive(tmp_path)
-    after = carry_out(read_chain(text), draft, tiny_llama.compile_plain, drive.chunks, tmp_path)
+    edition, drive = tiny_llama.edition(), tiny_llama.drive(tmp_path)
+    after = carry_out(read_chain(text), edition, tiny_llama.compile_plain, drive.chunks, tmp_path)
     assert isinstance(after.weights[UP], AffineTensor)
     zeros = float(np.mean(after.weights[UP].dequantize() == 0))
     assert zeros >= 0.5 and np.isfinite(tiny_llama.logits(after)).all()

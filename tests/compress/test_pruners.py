@@ -112,12 +112,12 @@ def test_wanda_follows_the_paper() -> None:
 
 @pytest.mark.parametrize("kind", [Magnitude, Wanda, SparseGpt])
 def test_a_pruned_model_runs_and_keeps_its_storage_type(tmp_path: Path, kind: type) -> None:
-    draft = tiny_llama.draft()
-    draft.weights[UP] = DenseTensor(draft.weights[UP].data.astype(np.float16))  # type: ignore[index,union-attr]
-    after = kind(sparsity=0.25).run(draft, tiny_llama.drive(tmp_path))
+    edition = tiny_llama.edition()
+    edition.weights[UP] = DenseTensor(edition.weights[UP].data.astype(np.float16))  # type: ignore[index,union-attr]
+    after = kind(sparsity=0.25).run(edition, tiny_llama.drive(tmp_path))
     tensor = after.weights[UP]
     assert isinstance(tensor, DenseTensor) and tensor.data.dtype == np.float16
-    for name in draft.weights:
+    for name in edition.weights:
         zeros = float(np.mean(after.weights[name].dequantize() == 0))
         is_linear = "proj" in name
         assert zeros == pytest.approx(0.25 if is_linear else 0, abs=0.02), name
@@ -127,7 +127,7 @@ def test_a_pruned_model_runs_and_keeps_its_storage_type(tmp_path: Path, kind: ty
 def test_what_was_pruned_stays_zero_when_quantized(tmp_path: Path) -> None:
     from slipstream.compress.passes.quantizers import Gptq
 
-    pruned = Wanda(pattern="2:4").run(tiny_llama.draft(), tiny_llama.drive(tmp_path / "1"))
+    pruned = Wanda(pattern="2:4").run(tiny_llama.edition(), tiny_llama.drive(tmp_path / "1"))
     for number, zero in enumerate(("symmetric", "zero_point")):
         again = Gptq(group=32, zero=zero, sweeps=number).run(  # type: ignore[arg-type]
             pruned, tiny_llama.drive(tmp_path / f"2{number}")
@@ -137,14 +137,14 @@ def test_what_was_pruned_stays_zero_when_quantized(tmp_path: Path) -> None:
 
 
 def test_owl_keeps_more_where_outliers_are(tmp_path: Path) -> None:
-    draft = tiny_llama.draft()
-    for name in draft.weights:
+    edition = tiny_llama.edition()
+    for name in edition.weights:
         if name.startswith("model.layers.1.") and "proj" in name:
-            draft.weights[name].data[:, 3] *= 40  # type: ignore[union-attr]
-    ratios = owl_ratios(draft, tiny_llama.drive(tmp_path), 0.5)
+            edition.weights[name].data[:, 3] *= 40  # type: ignore[union-attr]
+    ratios = owl_ratios(edition, tiny_llama.drive(tmp_path), 0.5)
     assert min(ratios, key=ratios.__getitem__) == "layers.1"
     assert np.mean(list(ratios.values())) == pytest.approx(0.5)
-    after = Wanda(owl=True).run(draft, tiny_llama.drive(tmp_path / "whole"))
+    after = Wanda(owl=True).run(edition, tiny_llama.drive(tmp_path / "whole"))
     zeros = [
         float(np.mean(after.weights[UP.replace("0", str(i), 1)].dequantize() == 0))
         for i in range(3)

@@ -171,9 +171,9 @@ def test_awq_scales_follow_the_paper() -> None:
 
 
 def test_every_input_of_a_llama_can_be_folded() -> None:
-    draft = tiny_llama.draft()
-    stage = stages_of(draft.graph)[1]
-    folds = folds_of(Visit(draft, stage, {}, roles_of(draft.graph)))
+    edition = tiny_llama.edition()
+    stage = stages_of(edition.graph)[1]
+    folds = folds_of(Visit(edition, stage, {}, roles_of(edition.graph)))
     assert [fold.group.key.split(".")[-2] for fold in folds] == [
         "q_proj", "o_proj", "gate_proj", "down_proj",
     ]  # fmt: skip
@@ -182,15 +182,15 @@ def test_every_input_of_a_llama_can_be_folded() -> None:
 
 @pytest.mark.parametrize("rounding", ["nearest", "gptq"])
 def test_awq_beats_rounding_where_inputs_are_loud(tmp_path: Path, rounding: str) -> None:
-    draft = tiny_llama.draft()
-    gains = draft.weights["model.layers.0.input_layernorm.weight"].data  # type: ignore[union-attr]
+    edition = tiny_llama.edition()
+    gains = edition.weights["model.layers.0.input_layernorm.weight"].data  # type: ignore[union-attr]
     gains[::13] *= 12
-    wanted = tiny_llama.logits(draft)
+    wanted = tiny_llama.logits(edition)
     errors = []
     for number, one in enumerate(
         (Rtn(bits=4, group=32), Awq(bits=4, group=32, rounding=rounding))  # type: ignore[arg-type]
     ):
-        after = one.run(draft, tiny_llama.drive(tmp_path / str(number), count=8, length=64))
+        after = one.run(edition, tiny_llama.drive(tmp_path / str(number), count=8, length=64))
         errors.append(np.square(tiny_llama.logits(after) - wanted).mean())
         assert len(after.rounded) == 21
     assert errors[1] < errors[0]
@@ -199,9 +199,9 @@ def test_awq_beats_rounding_where_inputs_are_loud(tmp_path: Path, rounding: str)
 @pytest.mark.parametrize("one", [Rtn(group=32), Gptq(group=32), Awq(group=32), Hqq(group=32), Imatrix(group=32),
                                  Gptq(group=32, bits=2, zero="zero_point", sweeps=1)], ids=str)  # fmt: skip
 def test_every_quantizer_makes_what_it_outlines(tmp_path: Path, one) -> None:
-    draft = tiny_llama.draft()
-    after = one.run(draft, tiny_llama.drive(tmp_path))
-    outline = one.outline(draft)
+    edition = tiny_llama.edition()
+    after = one.run(edition, tiny_llama.drive(tmp_path))
+    outline = one.outline(edition)
     assert after.rounded == outline.rounded
     for name in after.graph.weight_names():
         made, promised = after.weights[name], outline.weights[name]
@@ -209,14 +209,14 @@ def test_every_quantizer_makes_what_it_outlines(tmp_path: Path, one) -> None:
         if isinstance(made, AffineTensor):
             assert made.format == promised.format and made.size_bytes == promised.size_bytes
         elif "norm" not in name:
-            assert made is draft.weights[name]
+            assert made is edition.weights[name]
 
 
 @pytest.mark.parametrize("tied", [True, False])
 def test_a_head_is_calibrated_where_it_is_read(tmp_path: Path, tied: bool) -> None:
-    draft = tiny_llama.draft(tie_word_embeddings=tied)
+    edition = tiny_llama.edition(tie_word_embeddings=tied)
     one = Gptq(select=("head",), bits=8, group=32)
-    after = one.run(draft, tiny_llama.drive(tmp_path))
+    after = one.run(edition, tiny_llama.drive(tmp_path))
     name = "model.embed_tokens.weight" if tied else "lm_head.weight"
     assert after.rounded == {name} and not after.notes
     assert isinstance(after.weights[name], AffineTensor)
@@ -248,10 +248,10 @@ def test_corrected_weights_are_the_least_squares_answer() -> None:
 
 
 def test_in_the_first_block_there_is_nothing_to_correct(tmp_path: Path) -> None:
-    draft = tiny_llama.draft()
+    edition = tiny_llama.edition()
     name = "model.layers.0.self_attn.q_proj.weight"
     plain, corrected_too = (
-        Gptq(group=32, correct=share).run(draft, tiny_llama.drive(tmp_path / str(share)))
+        Gptq(group=32, correct=share).run(edition, tiny_llama.drive(tmp_path / str(share)))
         for share in (0.0, 1.0)
     )
     assert np.array_equal(

@@ -40,28 +40,28 @@ def test_other_widths_are_rotated_too(width: int) -> None:
     ],
 )  # fmt: skip
 def test_logits_stay(tmp_path: Path, changes: dict) -> None:
-    draft = tiny_llama.draft(**changes)
-    after = Rotate(seed=3).run(draft, tiny_llama.drive(tmp_path))
-    wanted = tiny_llama.logits(draft)
+    edition = tiny_llama.edition(**changes)
+    after = Rotate(seed=3).run(edition, tiny_llama.drive(tmp_path))
+    wanted = tiny_llama.logits(edition)
     assert np.abs(tiny_llama.logits(after) - wanted).max() < 1e-4 * np.abs(wanted).max()
     gains = after.weights["model.layers.0.input_layernorm.weight"].dequantize()
     assert np.array_equal(gains, np.ones_like(gains))
     assert after.config["tie_word_embeddings"] is False
-    outline = Rotate().outline(draft)
+    outline = Rotate().outline(edition)
     assert set(outline.graph.weight_names()) == set(after.graph.weight_names())
 
 
 def test_loud_channels_become_quiet(tmp_path: Path) -> None:
-    draft = tiny_llama.draft()
+    edition = tiny_llama.edition()
     name = "model.layers.0.mlp.up_proj.weight"
-    draft.weights[name].data[:, 7] *= 30  # type: ignore[union-attr]
-    after = Rotate().run(draft, tiny_llama.drive(tmp_path))
+    edition.weights[name].data[:, 7] *= 30  # type: ignore[union-attr]
+    after = Rotate().run(edition, tiny_llama.drive(tmp_path))
 
     def loudness(weights) -> float:
         size = np.abs(weights[name].dequantize()).max(axis=0)
         return float(size.max() / np.median(size))
 
-    assert loudness(after.weights) < 0.2 * loudness(draft.weights)
+    assert loudness(after.weights) < 0.2 * loudness(edition.weights)
 
 
 @pytest.mark.parametrize("kind", ["gemma2", "olmo2"])
@@ -71,9 +71,9 @@ def test_what_does_not_commute_is_refused(tmp_path: Path, kind: str) -> None:
         if kind == "gemma2"
         else {}
     )
-    draft = tiny_llama.draft(model_type=kind, **more)
+    edition = tiny_llama.edition(model_type=kind, **more)
     with pytest.raises(UnsupportedError, match="cannot be rotated"):
-        Rotate().run(draft, tiny_llama.drive(tmp_path))
+        Rotate().run(edition, tiny_llama.drive(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -85,20 +85,20 @@ def test_what_does_not_commute_is_refused(tmp_path: Path, kind: str) -> None:
     ],
 )  # fmt: skip
 def test_scales_fold_into_every_architecture(tmp_path: Path, changes: dict) -> None:
-    draft = tiny_llama.draft(**changes)
-    after = SmoothQuant().run(draft, tiny_llama.drive(tmp_path))
-    wanted = tiny_llama.logits(draft)
+    edition = tiny_llama.edition(**changes)
+    after = SmoothQuant().run(edition, tiny_llama.drive(tmp_path))
+    wanted = tiny_llama.logits(edition)
     assert np.abs(tiny_llama.logits(after) - wanted).max() < 1e-4 * np.abs(wanted).max()
-    changed = [n for n in draft.weights if after.weights[n] is not draft.weights[n]]
+    changed = [n for n in edition.weights if after.weights[n] is not edition.weights[n]]
     assert len(changed) >= 9
 
 
 def test_smoothing_changes_no_logits(tmp_path: Path) -> None:
-    draft = tiny_llama.draft(num_key_value_heads=2)
-    after = SmoothQuant(alpha=0.6).run(draft, tiny_llama.drive(tmp_path))
-    wanted = tiny_llama.logits(draft)
+    edition = tiny_llama.edition(num_key_value_heads=2)
+    after = SmoothQuant(alpha=0.6).run(edition, tiny_llama.drive(tmp_path))
+    wanted = tiny_llama.logits(edition)
     assert np.abs(tiny_llama.logits(after) - wanted).max() < 1e-4 * np.abs(wanted).max()
-    changed = [n for n in draft.weights if after.weights[n] is not draft.weights[n]]
+    changed = [n for n in edition.weights if after.weights[n] is not edition.weights[n]]
     assert "model.layers.0.self_attn.v_proj.weight" in changed
     assert "model.layers.0.post_attention_layernorm.weight" in changed
 
@@ -110,9 +110,9 @@ def test_smoothing_follows_the_paper() -> None:
 
 def test_passes_after_each_other(tmp_path: Path) -> None:
     chain = read_chain("[[pass]]\nmethod='rotate'\n[[pass]]\nmethod='gptq'\ngroup=32\nbits=8\n")
-    draft, drive = tiny_llama.draft(), tiny_llama.drive(tmp_path)
-    after = carry_out(chain, draft, tiny_llama.compile_plain, drive.chunks, tmp_path)
-    wanted = tiny_llama.logits(draft)
+    edition, drive = tiny_llama.edition(), tiny_llama.drive(tmp_path)
+    after = carry_out(chain, edition, tiny_llama.compile_plain, drive.chunks, tmp_path)
+    wanted = tiny_llama.logits(edition)
     assert np.abs(tiny_llama.logits(after) - wanted).mean() < 0.1 * np.abs(wanted).mean()
-    again = carry_out(chain, draft, tiny_llama.compile_plain, drive.chunks, tmp_path)
+    again = carry_out(chain, edition, tiny_llama.compile_plain, drive.chunks, tmp_path)
     assert np.array_equal(tiny_llama.logits(again), tiny_llama.logits(after))

@@ -31,24 +31,24 @@ CHAIN = '[[pass]]\nmethod = "gptq"\nbits = 4\ngroup = 32\n'
 
 
 def test_stages_run_apart_are_the_whole_model() -> None:
-    draft = tiny_llama.draft()
+    edition = tiny_llama.edition()
     ids = np.arange(20, dtype=np.int32)
-    whole = compile_reference(draft.graph, draft.weights)
+    whole = compile_reference(edition.graph, edition.weights)
     wanted = whole.step(single(ids, all_logits=True), whole.new_kv(1))
     rows = None
-    for stage in stages_of(draft.graph):
-        weights = {name: draft.weights[name] for name in stage.weights}
+    for stage in stages_of(edition.graph):
+        weights = {name: edition.weights[name] for name in stage.weights}
         weights = weights if rows is None else with_rows(weights, rows)
-        program = compile_reference(stage_graph(stage, draft.graph, len(ids)), weights)
+        program = compile_reference(stage_graph(stage, edition.graph, len(ids)), weights)
         rows = program.step(single(ids, all_logits=True), program.new_kv(1))
-    assert [stage.name for stage in stages_of(draft.graph)][:2] == ["embed", "layers.0"]
+    assert [stage.name for stage in stages_of(edition.graph)][:2] == ["embed", "layers.0"]
     assert np.allclose(rows, wanted, atol=1e-5)
 
 
 def test_a_block_is_calibrated_on_what_the_compressed_blocks_before_it_yield(
     tmp_path: Path,
 ) -> None:
-    draft = tiny_llama.draft()
+    edition = tiny_llama.edition()
     drive = tiny_llama.drive(tmp_path)
     seen: dict[str, np.ndarray] = {}
     coarse = Rtn(bits=2, group=32)
@@ -57,11 +57,11 @@ def test_a_block_is_calibrated_on_what_the_compressed_blocks_before_it_yield(
         seen.update({name: moments.hessian for name, moments in visit.moments.items()})
         coarse.visit(visit)
 
-    after = stream(draft, drive, visit, inputs="now")
+    after = stream(edition, drive, visit, inputs="now")
     program = compile_reference(after.graph, after.weights)
     key = "model.layers.2.mlp.gate_proj.weight"
     # Layer 2's own attention was still exact when its inputs were captured.
-    fresh = {n: draft.weights[n] for n in draft.weights if n.startswith("model.layers.2.")}
+    fresh = {n: edition.weights[n] for n in edition.weights if n.startswith("model.layers.2.")}
     mixed = compile_reference(after.graph, {**dict(after.weights), **fresh})
     rows = [mixed.capture(single(chunk), mixed.new_kv(1), (key,))[key] for chunk in drive.chunks]
     x = np.concatenate(rows)
@@ -70,9 +70,9 @@ def test_a_block_is_calibrated_on_what_the_compressed_blocks_before_it_yield(
 
 
 def test_an_interrupted_run_ends_with_the_same_bits(tmp_path: Path) -> None:
-    draft, chain = tiny_llama.draft(), read_chain(CHAIN)
+    edition, chain = tiny_llama.edition(), read_chain(CHAIN)
     chunks = tiny_llama.drive(tmp_path).chunks
-    whole = carry_out(chain, draft, tiny_llama.compile_plain, chunks, tmp_path / "whole")
+    whole = carry_out(chain, edition, tiny_llama.compile_plain, chunks, tmp_path / "whole")
     calls = 0
 
     def failing(graph, weights):
@@ -83,14 +83,14 @@ def test_an_interrupted_run_ends_with_the_same_bits(tmp_path: Path) -> None:
         return tiny_llama.compile_plain(graph, weights)
 
     with pytest.raises(KeyboardInterrupt):
-        carry_out(chain, draft, failing, chunks, tmp_path / "cut")
+        carry_out(chain, edition, failing, chunks, tmp_path / "cut")
     left = sorted(path.name for path in (tmp_path / "cut" / "00-gptq").iterdir())
     assert any(name.startswith("stage-") for name in left)
-    resumed = carry_out(chain, draft, tiny_llama.compile_plain, chunks, tmp_path / "cut")
-    assert_equal_drafts(whole, resumed)
+    resumed = carry_out(chain, edition, tiny_llama.compile_plain, chunks, tmp_path / "cut")
+    assert_equal_editions(whole, resumed)
 
 
-def assert_equal_drafts(one, other) -> None:
+def assert_equal_editions(one, other) -> None:
     for name in one.weights:
         a, b = one.weights[name], other.weights[name]
         assert type(a) is type(b)
@@ -111,14 +111,14 @@ def slowly(graph, weights):
     time.sleep(0.15)
     return tiny_llama.compile_plain(graph, weights)
 chunks = tiny_llama.drive(Path({run!r})).chunks
-carry_out(read_chain({chain!r}), tiny_llama.draft(), slowly, chunks, Path({run!r}))
+carry_out(read_chain({chain!r}), tiny_llama.edition(), slowly, chunks, Path({run!r}))
 """
 
 
 def test_a_run_killed_with_signal_9_goes_on_and_ends_with_the_same_bits(tmp_path: Path) -> None:
-    draft, chain = tiny_llama.draft(), read_chain(CHAIN)
+    edition, chain = tiny_llama.edition(), read_chain(CHAIN)
     chunks = tiny_llama.drive(tmp_path).chunks
-    whole = carry_out(chain, draft, tiny_llama.compile_plain, chunks, tmp_path / "whole")
+    whole = carry_out(chain, edition, tiny_llama.compile_plain, chunks, tmp_path / "whole")
     run = tmp_path / "killed"
     script = SCRIPT.format(folder=str(Path(__file__).parent), run=str(run), chain=CHAIN)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
@@ -131,10 +131,10 @@ def test_a_run_killed_with_signal_9_goes_on_and_ends_with_the_same_bits(tmp_path
     worker.send_signal(signal.SIGKILL)
     worker.wait()
     assert not (
-        run / "00-gptq" / f"stage-{len(stages_of(draft.graph)) - 1:04}.safetensors"
+        run / "00-gptq" / f"stage-{len(stages_of(edition.graph)) - 1:04}.safetensors"
     ).exists()
-    resumed = carry_out(chain, draft, tiny_llama.compile_plain, chunks, run)
-    assert_equal_drafts(whole, resumed)
+    resumed = carry_out(chain, edition, tiny_llama.compile_plain, chunks, run)
+    assert_equal_editions(whole, resumed)
 
 
 def test_what_decides_the_outcome_names_the_folder(tmp_path: Path) -> None:
@@ -151,10 +151,10 @@ def test_what_decides_the_outcome_names_the_folder(tmp_path: Path) -> None:
 
 
 def test_failing_layers_are_named_and_the_rest_goes_on(tmp_path: Path) -> None:
-    draft = tiny_llama.draft()
-    draft.weights[f"{LAYER}.mlp.down_proj.weight"].data[0, 0] = np.nan  # type: ignore[union-attr]
+    edition = tiny_llama.edition()
+    edition.weights[f"{LAYER}.mlp.down_proj.weight"].data[0, 0] = np.nan  # type: ignore[union-attr]
     drive = tiny_llama.drive(tmp_path)
-    after = Gptq(bits=4, group=32).run(draft, drive)
+    after = Gptq(bits=4, group=32).run(edition, drive)
     notes = {note.weight: note.text for note in after.notes}
     assert "left as stored" in notes[f"{LAYER}.mlp.down_proj.weight"]
     assert isinstance(after.weights[f"{LAYER}.mlp.down_proj.weight"], DenseTensor)
@@ -166,8 +166,8 @@ def test_failing_layers_are_named_and_the_rest_goes_on(tmp_path: Path) -> None:
 
 
 def test_rows_that_no_group_fits_are_left_and_named(tmp_path: Path) -> None:
-    draft = tiny_llama.draft(intermediate_size=90)
-    after = Gptq(group=32).run(draft, tiny_llama.drive(tmp_path))
+    edition = tiny_llama.edition(intermediate_size=90)
+    after = Gptq(group=32).run(edition, tiny_llama.drive(tmp_path))
     noted = {note.weight for note in after.notes}
     assert noted == {f"model.layers.{i}.mlp.down_proj.weight" for i in range(3)}
     assert len(after.rounded) == 18
@@ -183,27 +183,27 @@ def test_a_singular_hessian_falls_back_and_says_so(
         raise NumericError("it cannot be factored")
 
     monkeypatch.setattr(quantizers, "factor_hessian", hopeless)
-    after = Gptq(bits=4, group=32).run(tiny_llama.draft(), tiny_llama.drive(tmp_path))
+    after = Gptq(bits=4, group=32).run(tiny_llama.edition(), tiny_llama.drive(tmp_path))
     assert after.notes and all("cannot be factored" in note.text for note in after.notes)
-    plain = Rtn(bits=4, group=32).run(tiny_llama.draft(), tiny_llama.drive(tmp_path / "plain"))
-    assert_equal_drafts(after, plain)
+    plain = Rtn(bits=4, group=32).run(tiny_llama.edition(), tiny_llama.drive(tmp_path / "plain"))
+    assert_equal_editions(after, plain)
 
 
 def test_little_memory_captures_in_parts_with_the_same_result(tmp_path: Path) -> None:
-    draft = tiny_llama.draft()
-    roomy = Gptq(group=32).run(draft, tiny_llama.drive(tmp_path / "roomy"))
-    tight = Gptq(group=32).run(draft, tiny_llama.drive(tmp_path / "tight", memory_bytes=1))
-    assert_equal_drafts(roomy, tight)
+    edition = tiny_llama.edition()
+    roomy = Gptq(group=32).run(edition, tiny_llama.drive(tmp_path / "roomy"))
+    tight = Gptq(group=32).run(edition, tiny_llama.drive(tmp_path / "tight", memory_bytes=1))
+    assert_equal_editions(roomy, tight)
 
 
 def test_too_little_memory_is_refused_before_any_work() -> None:
-    draft = tiny_llama.draft()
-    shapes = {name: draft.weights[name].shape for name in draft.weights}
-    needed = memory_needed(draft.graph, shapes, 1000)
-    assert needed < memory_needed(draft.graph, shapes, 2000)
-    check_memory(draft.graph, draft.weights, 1000, needed)
+    edition = tiny_llama.edition()
+    shapes = {name: edition.weights[name].shape for name in edition.weights}
+    needed = memory_needed(edition.graph, shapes, 1000)
+    assert needed < memory_needed(edition.graph, shapes, 2000)
+    check_memory(edition.graph, edition.weights, 1000, needed)
     with pytest.raises(MachineError, match="--memory"):
-        check_memory(draft.graph, draft.weights, 1000, needed - 1)
+        check_memory(edition.graph, edition.weights, 1000, needed - 1)
 
 
 def test_stored_tensors_come_back_as_they_were(tmp_path: Path) -> None:

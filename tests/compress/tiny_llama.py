@@ -1,4 +1,4 @@
-"""A llama of two blocks with random weights, as drafts and drives of compression."""
+"""A llama of two blocks with random weights, as editions and drives of compression."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,7 +8,7 @@ import numpy as np
 
 from slipstream.backends.batch import single
 from slipstream.backends.reference import compile_reference
-from slipstream.compress.work import Draft, Drive
+from slipstream.compress.work import Drive, Edition
 from slipstream.formats.tensor import DenseTensor, Tensor
 from slipstream.graph.graph import Graph
 from slipstream.models.registry import blueprint_of
@@ -21,7 +21,7 @@ CONFIG: dict[str, Any] = {
 }  # fmt: skip
 
 
-def draft(seed: int = 1, **changes: Any) -> Draft:
+def edition(seed: int = 1, **changes: Any) -> Edition:
     """Random weights, norms near one."""
     config = {**CONFIG, **changes}
     blueprint = blueprint_of(config)
@@ -30,7 +30,7 @@ def draft(seed: int = 1, **changes: Any) -> Draft:
         name: DenseTensor((random.normal(size=shape) * 0.2 + (len(shape) == 1)).astype(np.float32))
         for name, shape in blueprint.shapes.items()
     }
-    return Draft(config, blueprint.graph, weights)
+    return Edition(config, blueprint.graph, weights)
 
 
 def compile_plain(graph: Graph, weights: Mapping[str, Tensor]):
@@ -43,8 +43,8 @@ def drive(folder: Path, count: int = 4, length: int = 32, **more: Any) -> Drive:
     return Drive(compile_plain, chunks, folder, **more)
 
 
-def logits(draft: Draft, count: int = 20) -> np.ndarray:
+def logits(edition: Edition, count: int = 20) -> np.ndarray:
     """float64 logits of one text."""
-    program = compile_reference(draft.graph, draft.weights, dtype="float64")
-    ids = np.random.default_rng(3).integers(0, draft.graph.vocabulary, count).astype(np.int32)
+    program = compile_reference(edition.graph, edition.weights, dtype="float64")
+    ids = np.random.default_rng(3).integers(0, edition.graph.vocabulary, count).astype(np.int32)
     return np.asarray(program.step(single(ids, all_logits=True), program.new_kv(1)))

@@ -13,7 +13,7 @@ from slipstream.bench.samples import Samples
 from slipstream.cli.search_show import Bars
 from slipstream.compress.chain import Chain
 from slipstream.compress.recipe import Recipe, activations_label
-from slipstream.compress.work import Draft
+from slipstream.compress.work import Edition
 from slipstream.evaluate.divergence import baseline_for
 from slipstream.evaluate.evaluation import Evaluation, evaluate_baseline, evaluate_program
 from slipstream.evaluate.interval import Measured
@@ -62,13 +62,19 @@ class _Subject:
 
 
 def measure(
-    model: Model, after: Draft, chain: Chain, texts: Texts, *, limits: tuple[Limit, ...], bars: Bars
+    model: Model,
+    after: Edition,
+    chain: Chain,
+    texts: Texts,
+    *,
+    limits: tuple[Limit, ...],
+    bars: Bars,
 ) -> Study:
     """Three rows: the original exactly, the original as it is served, the compressed model."""
-    draft = Draft(model.checkpoint.config, model.graph, model.weights)
-    original = _compiled(ORIGINAL, "baseline", draft, Activations())
-    stored = served_form(draft.graph, draft.weights).recipe.activations
-    served = _compiled(SERVED, "stored", draft, stored)
+    edition = Edition(model.checkpoint.config, model.graph, model.weights)
+    original = _compiled(ORIGINAL, "baseline", edition, Activations())
+    stored = served_form(edition.graph, edition.weights).recipe.activations
+    served = _compiled(SERVED, "stored", edition, stored)
     name = f"{chain.label()} · {activations_label(chain.activations)}"
     compressed = _compiled(name, "candidate", after, chain.activations)
     subjects = (original, served, compressed)
@@ -94,15 +100,15 @@ def measure(
     )
 
 
-def _compiled(name: str, role: Role, draft: Draft, activations: Activations) -> _Subject:
-    """The program of a draft; the baseline keeps float32 keys and values."""
+def _compiled(name: str, role: Role, edition: Edition, activations: Activations) -> _Subject:
+    """The program of an edition; the baseline keeps float32 keys and values."""
     before = anonymous_bytes()
-    settings = settings_of(draft.graph, draft.weights, activations)
+    settings = settings_of(edition.graph, edition.weights, activations)
     exact = NativeOptions(activations="f32", kv_dtype="float32")
     options = exact if role == "baseline" else NativeOptions()
-    program = compile_native(draft.graph, draft.weights, options, settings=settings)
+    program = compile_native(edition.graph, edition.weights, options, settings=settings)
     run_prompt(program, MEMORY_TOKENS)
-    size = sum(draft.weights[name].size_bytes for name in draft.graph.weight_names())
+    size = sum(edition.weights[name].size_bytes for name in edition.graph.weight_names())
     memory = max(0, anonymous_bytes() - before)
     return _Subject(name, role, program, Recipe((), activations), size, memory)
 

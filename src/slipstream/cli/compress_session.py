@@ -19,7 +19,7 @@ from slipstream.backends.batch import Program
 from slipstream.backends.native import NativeOptions, compile_native
 from slipstream.cli.compress_measure import measure
 from slipstream.cli.compress_show import show_notes, show_preview
-from slipstream.cli.compress_write import write_draft
+from slipstream.cli.compress_write import write_edition
 from slipstream.cli.search_session import Order as Target
 from slipstream.cli.search_session import check_target, facts_of
 from slipstream.cli.search_show import Bars, misses, open_console, show
@@ -27,7 +27,7 @@ from slipstream.compress.calibration_text import read_documents
 from slipstream.compress.carry_out import carry_out, run_folder
 from slipstream.compress.chain import Chain
 from slipstream.compress.preview import preview
-from slipstream.compress.work import Draft
+from slipstream.compress.work import Edition
 from slipstream.errors import LimitsNotMetError, MachineError
 from slipstream.evaluate.texts import Texts, sample_texts, split_text, start_id
 from slipstream.evaluate.verdict import Limit
@@ -64,9 +64,9 @@ def run_compression(order: Order) -> None:
     model = load(order.model)
     check_supported(model.graph)
     console = open_console(stderr=order.as_json)
-    draft = Draft(model.checkpoint.config, model.graph, model.weights)
+    edition = Edition(model.checkpoint.config, model.graph, model.weights)
     if order.dry_run:
-        show_preview(preview(order.chain, draft, _ceilings()), console, order.as_json)
+        show_preview(preview(order.chain, edition, _ceilings()), console, order.as_json)
         return
     with Bars(console) as bars:
         texts = _texts(order, model, bars)
@@ -76,7 +76,7 @@ def run_compression(order: Order) -> None:
         )
         if order.fresh:
             shutil.rmtree(folder, ignore_errors=True)
-        after = _compressed(order, draft, chunks, folder, bars)
+        after = _compressed(order, edition, chunks, folder, bars)
         study = measure(model, after, order.chain, texts, limits=order.limits, bars=bars)
     _conclude(order, model, after, _with_facts(study, model, after), console)
     shutil.rmtree(folder, ignore_errors=True)
@@ -88,11 +88,11 @@ def compile_exact(graph: Graph, weights: Mapping[str, Tensor]) -> Program:
 
 
 def _compressed(
-    order: Order, draft: Draft, chunks: NDArray[np.int32] | None, folder: Path, bars: Bars
-) -> Draft:
+    order: Order, edition: Edition, chunks: NDArray[np.int32] | None, folder: Path, bars: Bars
+) -> Edition:
     memory = order.memory_bytes or machine().memory_bytes // 2
     return carry_out(
-        order.chain, draft, compile_exact, chunks, folder, memory_bytes=memory, watcher=bars
+        order.chain, edition, compile_exact, chunks, folder, memory_bytes=memory, watcher=bars
     )
 
 
@@ -113,12 +113,12 @@ def _texts(order: Order, model: Model, bars: Bars) -> Texts:
     return sample_texts(program, begin, order.tokens, tokens, length=length, on_tokens=advance)
 
 
-def _conclude(order: Order, model: Model, after: Draft, study: Study, console: Console) -> None:
+def _conclude(order: Order, model: Model, after: Edition, study: Study, console: Console) -> None:
     within = study.verdict(study.candidates[0]).met
     write = order.out is not None and (within or order.force)
     if write:
         assert order.out is not None
-        write_draft(model, after, order.chain, study, order.out, overwrite=order.overwrite)
+        write_edition(model, after, order.chain, study, order.out, overwrite=order.overwrite)
     if order.as_json:
         paths = {"artifact": str(order.out)} if write else {}
         notes = [vars(note) for note in after.notes]
@@ -137,7 +137,7 @@ def _conclude(order: Order, model: Model, after: Draft, study: Study, console: C
         )
 
 
-def _with_facts(study: Study, model: Model, after: Draft) -> Study:
+def _with_facts(study: Study, model: Model, after: Edition) -> Study:
     notes = [f"{note.weight}: {note.text}" for note in after.notes]
     return replace(study, facts={**study.facts, **facts_of(model), "notes": notes})
 

@@ -1,11 +1,11 @@
-"""A compressed draft as an artifact: its own config, its tensors, what was done and measured."""
+"""A compressed edition as an artifact: its own config, its tensors, what was done and measured."""
 
 from pathlib import Path
 from typing import Any
 
 from slipstream.checkpoint.artifact import write_artifact
 from slipstream.compress.chain import Chain
-from slipstream.compress.work import Draft
+from slipstream.compress.work import Edition
 from slipstream.models.model import Model
 from slipstream.optimize.programs import settings_of
 from slipstream.optimize.report import report_html
@@ -13,9 +13,9 @@ from slipstream.optimize.study import Study
 from slipstream.optimize.write import REPORT, manifest_of, whole_settings, whole_tensors
 
 
-def write_draft(
+def write_edition(
     model: Model,
-    after: Draft,
+    after: Edition,
     chain: Chain,
     study: Study,
     folder: Path,
@@ -40,7 +40,7 @@ def write_draft(
     )
 
 
-def _manifest(model: Model, after: Draft, chain: Chain, study: Study) -> dict[str, Any]:
+def _manifest(model: Model, after: Edition, chain: Chain, study: Study) -> dict[str, Any]:
     """That of a search, with the chain for its recipe and the notes of layers that fell back."""
     return {
         **manifest_of(model, study, study.candidates[0]),

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from slipstream.compress.chain import Chain, method_of
 from slipstream.compress.stages import stages_of
-from slipstream.compress.work import Compile, Draft, Drive, Silent, Watcher
+from slipstream.compress.work import Compile, Drive, Edition, Silent, Watcher
 from slipstream.errors import MachineError
 from slipstream.formats.tensor import Tensor
 from slipstream.graph.graph import Graph
@@ -33,28 +33,28 @@ def run_folder(cache: Path, identity: str, chain: Chain, chunks: NDArray[np.int3
 
 def carry_out(
     chain: Chain,
-    draft: Draft,
+    edition: Edition,
     compile: Compile,
     chunks: NDArray[np.int32] | None,
     folder: Path,
     *,
     memory_bytes: int = 2 << 30,
     watcher: Watcher | None = None,
-) -> Draft:
-    """The draft after all passes. `folder` is that of `run_folder`, and is kept.
+) -> Edition:
+    """The edition after all passes. `folder` is that of `run_folder`, and is kept.
 
     MachineError before any work if a stage does not fit `memory_bytes`; what single layers could
-    not bear is in the draft's notes.
+    not bear is in the edition's notes.
     """
     watcher = watcher or Silent()
     if chain.calibrated:
         assert chunks is not None, "a calibrated chain needs a text"
-        check_memory(draft.graph, draft.weights, chunks.size, memory_bytes)
+        check_memory(edition.graph, edition.weights, chunks.size, memory_bytes)
     for number, one in enumerate(chain.passes):
         where = folder / f"{number:02}-{method_of(one)}"
         drive = Drive(compile, chunks, where, memory_bytes, watcher)
-        draft = one.run(draft, drive)
-    return draft
+        edition = one.run(edition, drive)
+    return edition
 
 
 def check_memory(

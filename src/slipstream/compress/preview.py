@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from slipstream.compress.carry_out import memory_needed
 from slipstream.compress.chain import Chain
 from slipstream.compress.recipe import format_label
-from slipstream.compress.work import Draft, flat, roles_of
+from slipstream.compress.work import Edition, flat, roles_of
 from slipstream.formats.tensor import AffineTensor, Tensor
 from slipstream.graph.cost import StepShape, predict_s, step_cost
 from slipstream.graph.graph import Graph
@@ -45,9 +45,9 @@ class Preview:
     seconds: float | None
 
 
-def preview(chain: Chain, draft: Draft, ceilings: Ceilings | None) -> Preview:
+def preview(chain: Chain, edition: Edition, ceilings: Ceilings | None) -> Preview:
     """Outlines every pass in order. Refusals of passes are raised as they would be later."""
-    before = outlined(draft)
+    before = outlined(edition)
     after = before
     operations = 0.0
     for one in chain.passes:
@@ -68,18 +68,18 @@ def preview(chain: Chain, draft: Draft, ceilings: Ceilings | None) -> Preview:
     )
 
 
-def outlined(draft: Draft) -> Draft:
-    """The same draft without values."""
-    weights = {name: flat(draft.weights[name]) for name in draft.graph.weight_names()}
-    return replace(draft, weights=weights)
+def outlined(edition: Edition) -> Edition:
+    """The same edition without values."""
+    weights = {name: flat(edition.weights[name]) for name in edition.graph.weight_names()}
+    return replace(edition, weights=weights)
 
 
-def size_of(draft: Draft) -> int:
+def size_of(edition: Edition) -> int:
     """Bytes of all tensors that the graph reads."""
-    return sum(draft.weights[name].size_bytes for name in draft.graph.weight_names())
+    return sum(edition.weights[name].size_bytes for name in edition.graph.weight_names())
 
 
-def rows_of(before: Draft, after: Draft) -> tuple[Row, ...]:
+def rows_of(before: Edition, after: Edition) -> tuple[Row, ...]:
     """Every matrix of either model; names that only one has stand alone."""
     names = dict.fromkeys((*roles_of(before.graph), *roles_of(after.graph)))
     listed = []
@@ -107,25 +107,25 @@ def label_of(tensor: Tensor) -> str:
     return f"{shape} {kind}"
 
 
-def predicted_speed(draft: Draft, ceilings: Ceilings | None) -> float | None:
+def predicted_speed(edition: Edition, ceilings: Ceilings | None) -> float | None:
     """Tokens per second of one stream, at the roofline."""
     if ceilings is None:
         return None
-    graph: Graph = assign_activations(draft.graph, draft.weights)
-    cost = step_cost(graph, draft.weights, StepShape((1,), (CONTEXT,)))
+    graph: Graph = assign_activations(edition.graph, edition.weights)
+    cost = step_cost(graph, edition.weights, StepShape((1,), (CONTEXT,)))
     return 1 / predict_s(cost, ceilings)
 
 
-def calibration_operations(draft: Draft, tokens: int) -> float:
+def calibration_operations(edition: Edition, tokens: int) -> float:
     """Multiply-adds twice: two runs of every linear, the moments, and a rounding with feedback."""
     total = 0.0
     widths: Mapping[str, tuple[int, ...]] = {
-        name: draft.weights[name].shape for name in roles_of(draft.graph)
+        name: edition.weights[name].shape for name in roles_of(edition.graph)
     }
     for out, width in widths.values():
         total += 2.0 * out * width * (2 * tokens + 2 * width) + 2.0 * width * width * tokens / 3
     return total
 
 
-def _tensor(draft: Draft, name: str) -> Tensor | None:
-    return draft.weights[name] if name in roles_of(draft.graph) else None
+def _tensor(edition: Edition, name: str) -> Tensor | None:
+    return edition.weights[name] if name in roles_of(edition.graph) else None

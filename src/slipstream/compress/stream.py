@@ -19,7 +19,7 @@ from slipstream.compress.lane import Lane
 from slipstream.compress.moments import F32, Moments, gather
 from slipstream.compress.stages import Stage, stages_of
 from slipstream.compress.store import StoredTensors, overlay, read_rows, save_rows, save_tensors
-from slipstream.compress.work import Draft, Drive, Note, Visit, roles_of
+from slipstream.compress.work import Drive, Edition, Note, Visit, roles_of
 from slipstream.formats.tensor import AffineTensor, Tensor
 
 Visitor = Callable[[Visit], None]
@@ -28,13 +28,13 @@ Inputs = Literal["none", "now", "both"]
 
 
 def stream(
-    draft: Draft, drive: Drive, visitor: Visitor, *, inputs: Inputs, label: str = "compressing"
-) -> Draft:
-    """The draft with what `visitor` put into each stage."""
+    edition: Edition, drive: Drive, visitor: Visitor, *, inputs: Inputs, label: str = "compressing"
+) -> Edition:
+    """The edition with what `visitor` put into each stage."""
     drive.folder.mkdir(parents=True, exist_ok=True)
-    roles = roles_of(draft.graph)
-    stages = stages_of(draft.graph)
-    walk = _Walk(draft, drive, stages, inputs)
+    roles = roles_of(edition.graph)
+    stages = stages_of(edition.graph)
+    walk = _Walk(edition, drive, stages, inputs)
     done = walk.resume()
     advance = drive.watcher.begin(label, len(stages))
     advance(done)
@@ -57,8 +57,10 @@ def stream(
 class _Walk:
     """Where a walk stands: the lanes before the next stage, and what was changed so far."""
 
-    def __init__(self, draft: Draft, drive: Drive, stages: Sequence[Stage], inputs: Inputs) -> None:
-        self.draft = draft
+    def __init__(
+        self, edition: Edition, drive: Drive, stages: Sequence[Stage], inputs: Inputs
+    ) -> None:
+        self.edition = edition
         self.drive = drive
         self.stages = stages
         self.changed: dict[str, Tensor] = {}
@@ -67,7 +69,7 @@ class _Walk:
             assert drive.chunks is not None, "a calibrated pass needs a text"
             count = 2 if inputs == "both" else 1
             for _ in range(count):
-                self.lanes.append(Lane(draft.graph, drive.compile, drive.chunks))
+                self.lanes.append(Lane(edition.graph, drive.compile, drive.chunks))
 
     @property
     def rows(self) -> F32 | None:
@@ -97,21 +99,21 @@ class _Walk:
     def _has_rows(self, index: int) -> bool:
         return all(self.rows_path(index, n).exists() for n in range(len(self.lanes)))
 
-    def now(self) -> Draft:
-        """The draft with all that was changed."""
+    def now(self) -> Edition:
+        """The edition with all that was changed."""
         rounded = {n for n, t in self.changed.items() if isinstance(t, AffineTensor)}
         return replace(
-            self.draft,
-            weights=overlay(self.draft.weights, dict(self.changed)),
-            rounded=self.draft.rounded | rounded,
+            self.edition,
+            weights=overlay(self.edition.weights, dict(self.changed)),
+            rounded=self.edition.rounded | rounded,
         )
 
-    def moments(self, stage: Stage, draft: Draft) -> dict[str, Moments]:
+    def moments(self, stage: Stage, edition: Edition) -> dict[str, Moments]:
         """Of every linear of the stage, by weight; those whose inputs overflowed are left out."""
-        groups = input_groups(stage.nodes, lambda name: draft.weights[name].shape[1])
+        groups = input_groups(stage.nodes, lambda name: edition.weights[name].shape[1])
         if not groups or not self.lanes:
             return {}
-        versions = [draft, self.draft][: len(self.lanes)]
+        versions = [edition, self.edition][: len(self.lanes)]
         programs = [
             lane.program(stage, version.weights)
             for lane, version in zip(self.lanes, versions, strict=True)
@@ -136,7 +138,7 @@ class _Walk:
         """Runs the stage in every lane; the rows are on disk before those before them go."""
         if index + 1 == len(self.stages):
             return
-        versions = [self.now(), self.draft][: len(self.lanes)]
+        versions = [self.now(), self.edition][: len(self.lanes)]
         for number, (lane, version) in enumerate(zip(self.lanes, versions, strict=True)):
             lane.advance(self.stages[index], version.weights)
             assert lane.rows is not None
@@ -144,17 +146,17 @@ class _Walk:
         for number in range(len(self.lanes)):
             self.rows_path(index - 1, number).unlink(missing_ok=True)
 
-    def finish(self) -> Draft:
-        """The draft whose weights are read from this pass's files."""
+    def finish(self) -> Edition:
+        """The edition whose weights are read from this pass's files."""
         stored = StoredTensors([self.tensors_path(index) for index in range(len(self.stages))])
         for path in self.drive.folder.glob("rows-*"):
             path.unlink()
         notes = [Note(**note) for facts in stored.facts for note in facts["notes"]]
         return replace(
-            self.draft,
-            weights=overlay(self.draft.weights, stored),
-            rounded=self.draft.rounded | stored.rounded,
-            notes=(*self.draft.notes, *notes),
+            self.edition,
+            weights=overlay(self.edition.weights, stored),
+            rounded=self.edition.rounded | stored.rounded,
+            notes=(*self.edition.notes, *notes),
         )
 
 

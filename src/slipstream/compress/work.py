@@ -1,6 +1,6 @@
 """What passes work on: a model on its way, one stage of it, and how it is driven.
 
-A pass takes a `Draft` and returns the next; most do so by visiting its stages one after another
+A pass takes a `Edition` and returns the next; most do so by visiting its stages one after another
 (`stream.stream`). What could not be done as asked becomes a `Note`, never silence.
 """
 
@@ -58,7 +58,7 @@ class Note:
 
 
 @dataclass(frozen=True)
-class Draft:
+class Edition:
     """A model on its way through the passes. `graph` is that of `config`; weights are lazy.
 
     rounded  weights that an earlier pass of this run quantized: later ones leave them alone
@@ -95,7 +95,7 @@ class Visit:
     moments  by weight; empty where the pass is not calibrated, or where inputs overflowed
     """
 
-    draft: Draft
+    edition: Edition
     stage: Stage
     moments: Mapping[str, Moments]
     roles: Mapping[str, frozenset[Role]]
@@ -106,7 +106,7 @@ class Visit:
 
     def tensor(self, name: str) -> Tensor:
         """A weight as it is now."""
-        return self.changed[name] if name in self.changed else self.draft.weights[name]
+        return self.changed[name] if name in self.changed else self.edition.weights[name]
 
     def dense(self, name: str) -> F32:
         """A weight in float32, a copy. NumericError names one that holds infinities or NaN."""
@@ -121,7 +121,7 @@ class Visit:
 
     def put_dense(self, name: str, values: F32) -> None:
         """Replaces a weight by float32 values, kept in the storage type that it had."""
-        before = self.draft.weights.get(name)
+        before = self.edition.weights.get(name)
         kind = np.dtype(np.float32)
         if isinstance(before, DenseTensor) and before.data.dtype.itemsize == 2:
             kind = before.data.dtype
@@ -133,7 +133,7 @@ class Visit:
 
     def rounded(self, name: str) -> bool:
         """Whether this run has quantized it already."""
-        return name in self.draft.rounded or isinstance(self.changed.get(name), AffineTensor)
+        return name in self.edition.rounded or isinstance(self.changed.get(name), AffineTensor)
 
     @property
     def matrices(self) -> tuple[str, ...]:
@@ -154,12 +154,12 @@ class Pass(Protocol):
         """Whether it needs a calibration text."""
         ...
 
-    def run(self, draft: Draft, drive: Drive) -> Draft:
-        """The next draft."""
+    def run(self, edition: Edition, drive: Drive) -> Edition:
+        """The next edition."""
         ...
 
-    def outline(self, draft: Draft) -> Draft:
-        """The same on a draft whose tensors have shapes and formats but no values."""
+    def outline(self, edition: Edition) -> Edition:
+        """The same on an edition whose tensors have shapes and formats but no values."""
         ...
 
 

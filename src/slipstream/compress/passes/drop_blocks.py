@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from slipstream.compress.passes.observe import observe, remembered
 from slipstream.compress.passes.shapes import reduced, whole_plan
-from slipstream.compress.work import Draft, Drive, Visit
+from slipstream.compress.work import Drive, Edition, Visit
 from slipstream.errors import UnsupportedError
 
 
@@ -28,20 +28,20 @@ class DropBlocks:
         """Unless the layers are named."""
         return not self.layers
 
-    def run(self, draft: Draft, drive: Drive) -> Draft:
+    def run(self, edition: Edition, drive: Drive) -> Edition:
         """The model without them."""
         if self.layers:
-            return without(draft, self.layers)
-        found = np.array(remembered(drive, lambda: influences(draft, drive).tolist()))
-        return without(draft, tuple(least(found, self.count)))
+            return without(edition, self.layers)
+        found = np.array(remembered(drive, lambda: influences(edition, drive).tolist()))
+        return without(edition, tuple(least(found, self.count)))
 
-    def outline(self, draft: Draft) -> Draft:
+    def outline(self, edition: Edition) -> Edition:
         """Blocks are of one size, so the last ones stand for those that will go."""
-        count = len(draft.graph.attentions)
-        return without(draft, self.layers or tuple(range(count - self.count, count)))
+        count = len(edition.graph.attentions)
+        return without(edition, self.layers or tuple(range(count - self.count, count)))
 
 
-def influences(draft: Draft, drive: Drive) -> NDArray[np.float64]:
+def influences(edition: Edition, drive: Drive) -> NDArray[np.float64]:
     """float64 [layers]: 1 - the mean cosine between what enters a block and what leaves it."""
     found: list[float] = []
     before: list[NDArray[np.float32]] = []
@@ -54,7 +54,7 @@ def influences(draft: Draft, drive: Drive) -> NDArray[np.float64]:
         if visit.stage.layer is not None:
             before.append(np.array(visit.rows))
 
-    observe(draft, drive, look, "measuring the blocks' influence")
+    observe(edition, drive, look, "measuring the blocks' influence")
     return np.array(found)
 
 
@@ -70,13 +70,13 @@ def least(scores: NDArray[np.float64], count: int) -> list[int]:
     return sorted(np.argsort(scores, kind="stable")[:count].tolist())
 
 
-def without(draft: Draft, gone: tuple[int, ...]) -> Draft:
+def without(edition: Edition, gone: tuple[int, ...]) -> Edition:
     """UnsupportedError unless the layers exist and one remains."""
-    plan = whole_plan(draft)
+    plan = whole_plan(edition)
     numbers = set(range(len(plan.layers)))
     if not set(gone) <= numbers or len(set(gone)) >= len(numbers):
         raise UnsupportedError(
             f"blocks {sorted(gone)} cannot be dropped from a model of {len(numbers)}"
         )
     layers = tuple(layer for layer in plan.layers if layer.source not in gone)
-    return reduced(draft, replace(plan, layers=layers))
+    return reduced(edition, replace(plan, layers=layers))

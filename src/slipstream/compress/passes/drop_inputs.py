@@ -27,7 +27,7 @@ from slipstream.compress.passes.shapes import (
     whole_plan,
 )
 from slipstream.compress.stream import stream
-from slipstream.compress.work import Draft, Drive, Visit
+from slipstream.compress.work import Drive, Edition, Visit
 from slipstream.errors import NumericError, UnsupportedError
 
 F32 = NDArray[np.float32]
@@ -56,25 +56,25 @@ class DropInputs:
         """By the inputs of the matrices that read them."""
         return True
 
-    def run(self, draft: Draft, drive: Drive) -> Draft:
+    def run(self, edition: Edition, drive: Drive) -> Edition:
         """Scores, chooses, refits block by block, and cuts."""
         self.check()
-        plan = whole_plan(draft)
-        found = remembered(drive, lambda: self._scores(draft, drive))
+        plan = whole_plan(edition)
+        found = remembered(drive, lambda: self._scores(edition, drive))
         counts = [np.array(layer) for layer in found]
         kept = choose(counts, self.share, self.scope, self.multiple)
         after = replace(plan, layers=tuple(map(self.with_kept, plan.layers, kept)))
         if self.refit:
-            draft = self._refitted(draft, drive, after)
-        return reduced(draft, after)
+            edition = self._refitted(edition, drive, after)
+        return reduced(edition, after)
 
-    def outline(self, draft: Draft) -> Draft:
+    def outline(self, edition: Edition) -> Edition:
         """The same share of every layer, since scores are not known yet."""
         self.check()
-        plan = whole_plan(draft)
+        plan = whole_plan(edition)
         counts = [np.zeros(self.count(layer)) for layer in plan.layers]
         kept = choose(counts, self.share, "layer", self.multiple)
-        return reduced(draft, replace(plan, layers=tuple(map(self.with_kept, plan.layers, kept))))
+        return reduced(edition, replace(plan, layers=tuple(map(self.with_kept, plan.layers, kept))))
 
     def check(self) -> None:
         """UnsupportedError for a share that leaves nothing."""
@@ -94,44 +94,44 @@ class DropInputs:
         """The layer with only these."""
         raise NotImplementedError
 
-    def reader(self, draft: Draft, layer: int) -> str:
+    def reader(self, edition: Edition, layer: int) -> str:
         """The matrix whose inputs they are."""
         raise NotImplementedError
 
-    def kept_inputs(self, draft: Draft, layer: Layer) -> Kept:
+    def kept_inputs(self, edition: Edition, layer: Layer) -> Kept:
         """The inputs of that matrix that stay."""
         raise NotImplementedError
 
-    def each(self, draft: Draft) -> int:
+    def each(self, edition: Edition) -> int:
         """How many inputs of the matrix one of them is."""
         raise NotImplementedError
 
-    def _scores(self, draft: Draft, drive: Drive) -> list[list[float]]:
+    def _scores(self, edition: Edition, drive: Drive) -> list[list[float]]:
         """Of each layer."""
         scores: list[list[float]] = []
 
         def look(visit: Visit) -> None:
             if visit.stage.layer is not None:
-                scores.append(self._scored(visit, draft).tolist())
+                scores.append(self._scored(visit, edition).tolist())
 
-        observe(draft, drive, look, f"scoring {self}")
+        observe(edition, drive, look, f"scoring {self}")
         return scores
 
-    def _scored(self, visit: Visit, draft: Draft) -> NDArray[np.float64]:
+    def _scored(self, visit: Visit, edition: Edition) -> NDArray[np.float64]:
         assert visit.stage.layer is not None
-        name = self.reader(draft, visit.stage.layer)
+        name = self.reader(edition, visit.stage.layer)
         moments = visit.moments.get(name)
         if moments is None:
             raise NumericError(f"{name}: its inputs are not finite, so {self} cannot be scored")
-        return scores_of(visit.dense(name), moments, self.each(draft))
+        return scores_of(visit.dense(name), moments, self.each(edition))
 
-    def _refitted(self, draft: Draft, drive: Drive, plan: Plan) -> Draft:
+    def _refitted(self, edition: Edition, drive: Drive, plan: Plan) -> Edition:
         def visit(visit: Visit) -> None:
             number = visit.stage.layer
             if number is None:
                 return
-            name = self.reader(draft, number)
-            kept = self.kept_inputs(draft, plan.layers[number])
+            name = self.reader(edition, number)
+            kept = self.kept_inputs(edition, plan.layers[number])
             moments = visit.moments.get(name)
             weight = visit.dense(name)
             if moments is None or len(kept) == weight.shape[1]:
@@ -141,7 +141,7 @@ class DropInputs:
             except NumericError as error:
                 visit.note(name, f"not refitted: {error}")
 
-        return stream(draft, drive, visit, inputs="now", label=f"refitting after {self}")
+        return stream(edition, drive, visit, inputs="now", label=f"refitting after {self}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,15 +161,15 @@ class DropNeurons(DropInputs):
         """Fewer neurons."""
         return replace(layer, neurons=layer.neurons[kept])
 
-    def reader(self, draft: Draft, layer: int) -> str:
+    def reader(self, edition: Edition, layer: int) -> str:
         """The down-projection."""
-        return down_weight(draft.graph, layer)
+        return down_weight(edition.graph, layer)
 
-    def kept_inputs(self, draft: Draft, layer: Layer) -> Kept:
+    def kept_inputs(self, edition: Edition, layer: Layer) -> Kept:
         """Its inputs are the neurons."""
         return layer.neurons
 
-    def each(self, draft: Draft) -> int:
+    def each(self, edition: Edition) -> int:
         """One input each."""
         return 1
 
@@ -189,17 +189,17 @@ class DropHeads(DropInputs):
         """Fewer heads."""
         return replace(layer, kv_heads=layer.kv_heads[kept])
 
-    def reader(self, draft: Draft, layer: int) -> str:
+    def reader(self, edition: Edition, layer: int) -> str:
         """The output projection."""
-        return output_weight(draft.graph, layer)
+        return output_weight(edition.graph, layer)
 
-    def kept_inputs(self, draft: Draft, layer: Layer) -> Kept:
+    def kept_inputs(self, edition: Edition, layer: Layer) -> Kept:
         """The channels of the query heads that stay."""
-        return channels_of(layer.kv_heads, self.each(draft))
+        return channels_of(layer.kv_heads, self.each(edition))
 
-    def each(self, draft: Draft) -> int:
+    def each(self, edition: Edition) -> int:
         """All channels of the query heads of one group."""
-        attention = draft.graph.attentions[0]
+        attention = edition.graph.attentions[0]
         return attention.heads // attention.kv_heads * attention.head_dim
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from slipstream.compress.passes.observe import observe, remembered
 from slipstream.compress.passes.shapes import Kept, reduced, whole_plan
 from slipstream.compress.store import overlay
-from slipstream.compress.work import Draft, Drive, Visit
+from slipstream.compress.work import Drive, Edition, Visit
 from slipstream.errors import UnsupportedError
 from slipstream.formats.tensor import DenseTensor, Tensor
 from slipstream.graph import ops
@@ -32,28 +32,28 @@ class DropWidth:
         """By the residual stream."""
         return True
 
-    def run(self, draft: Draft, drive: Drive) -> Draft:
+    def run(self, edition: Edition, drive: Drive) -> Edition:
         """Scores, chooses, adjusts the norms, and cuts."""
-        found = remembered(drive, lambda: self._scores(draft, drive))
+        found = remembered(drive, lambda: self._scores(edition, drive))
         scores = np.array(found["scores"])
         power = {stage: np.array(squares) for stage, squares in found["power"].items()}
-        kept = np.sort(np.argsort(-scores, kind="stable")[: self._count(draft)])
-        return reduced(_adjusted(draft, power, kept), replace(whole_plan(draft), width=kept))
+        kept = np.sort(np.argsort(-scores, kind="stable")[: self._count(edition)])
+        return reduced(_adjusted(edition, power, kept), replace(whole_plan(edition), width=kept))
 
-    def outline(self, draft: Draft) -> Draft:
+    def outline(self, edition: Edition) -> Edition:
         """The first channels stand for those that will stay."""
-        return reduced(draft, replace(whole_plan(draft), width=np.arange(self._count(draft))))
+        return reduced(edition, replace(whole_plan(edition), width=np.arange(self._count(edition))))
 
-    def _count(self, draft: Draft) -> int:
-        width = draft.graph.width
+    def _count(self, edition: Edition) -> int:
+        width = edition.graph.width
         if not 0 <= self.share < 1 or self.multiple < 1:
             raise UnsupportedError("share must be in 0 … 1 and multiple above 0, in drop_width")
         wanted = width - int(width * self.share)
         return min(width, -(-wanted // self.multiple) * self.multiple)
 
-    def _scores(self, draft: Draft, drive: Drive) -> dict[str, Any]:
+    def _scores(self, edition: Edition, drive: Drive) -> dict[str, Any]:
         """Of each channel; and the mean square of each at the entry of every stage."""
-        scores = np.zeros(draft.graph.width)
+        scores = np.zeros(edition.graph.width)
         power: dict[str, list[float]] = {}
 
         def look(visit: Visit) -> None:
@@ -62,25 +62,25 @@ class DropWidth:
             power[visit.stage.name] = np.square(visit.rows, dtype=np.float64).mean(axis=0).tolist()
             for group in visit.groups:
                 moments = visit.moments.get(group.key)
-                if moments is not None and group.width == draft.graph.width:
+                if moments is not None and group.width == edition.graph.width:
                     scores[:] += np.sqrt(moments.power)
 
-        observe(draft, drive, look, "scoring channels")
+        observe(edition, drive, look, "scoring channels")
         return {"scores": scores.tolist(), "power": power}
 
 
-def _adjusted(draft: Draft, power: dict[str, NDArray[np.float64]], kept: Kept) -> Draft:
+def _adjusted(edition: Edition, power: dict[str, NDArray[np.float64]], kept: Kept) -> Edition:
     """Gains times √(mean square of what stays / of all), by the stage that a norm is in."""
     changed: dict[str, Tensor] = {}
-    for node in draft.graph:
+    for node in edition.graph:
         if not isinstance(node.op, ops.Norm) or node.op.kind != "rms":
             continue
-        weight = draft.weights[node.op.weight].dequantize()
-        if len(weight) != draft.graph.width:
+        weight = edition.weights[node.op.weight].dequantize()
+        if len(weight) != edition.graph.width:
             continue
         parts = node.name.split(".")
         squares = power["head" if parts[0] != "layers" else ".".join(parts[:2])]
         ratio = np.sqrt(squares[kept].mean() / max(squares.mean(), 1e-30))
         gains = (weight + node.op.weight_offset) * ratio - node.op.weight_offset
         changed[node.op.weight] = DenseTensor(gains.astype(np.float32))
-    return replace(draft, weights=overlay(draft.weights, changed))
+    return replace(edition, weights=overlay(edition.weights, changed))

@@ -122,7 +122,7 @@ def _source(fold: Fold) -> Sequence[str]:
 def _uses(visit: Visit) -> dict[str, int]:
     """How many operations of the whole graph read each weight: shared ones cannot be folded."""
     uses: dict[str, int] = {}
-    for node in visit.draft.graph:
+    for node in visit.edition.graph:
         for name in weights_of(node.op):
             uses[name] = uses.get(name, 0) + 1
     return uses

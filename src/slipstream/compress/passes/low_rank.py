@@ -14,7 +14,7 @@ from slipstream.compress.moments import Moments
 from slipstream.compress.passes.rounding import selected
 from slipstream.compress.store import overlay
 from slipstream.compress.stream import stream
-from slipstream.compress.work import Draft, Drive, Visit, roles_of
+from slipstream.compress.work import Drive, Edition, Visit, roles_of
 from slipstream.errors import NumericError, UnsupportedError
 from slipstream.formats.tensor import DenseTensor, Tensor
 from slipstream.models.adapted import factor_names
@@ -37,29 +37,29 @@ class LowRank:
         """By H."""
         return True
 
-    def run(self, draft: Draft, drive: Drive) -> Draft:
+    def run(self, edition: Edition, drive: Drive) -> Edition:
         """Every selected matrix; later stages see the factored ones."""
-        after = stream(draft, drive, self.visit, inputs="now", label="factoring")
+        after = stream(edition, drive, self.visit, inputs="now", label="factoring")
         ranks = {}
-        for name in self._chosen(draft):
+        for name in self._chosen(edition):
             first = factor_names(name)[0]
             if first in after.weights:
                 ranks[name] = after.weights[first].shape[0]
         return factored(after, ranks)
 
-    def outline(self, draft: Draft) -> Draft:
+    def outline(self, edition: Edition) -> Edition:
         """Factors of the ranks that will be."""
-        ranks = {name: self.rank(draft.weights[name].shape) for name in self._chosen(draft)}
+        ranks = {name: self.rank(edition.weights[name].shape) for name in self._chosen(edition)}
         changed: dict[str, Tensor] = {}
         for name, rank in ranks.items():
-            out, width = draft.weights[name].shape
+            out, width = edition.weights[name].shape
             for factor, shape in zip(factor_names(name), ((rank, width), (out, rank)), strict=True):
                 changed[factor] = DenseTensor(np.broadcast_to(np.float32(0), shape))
-        return factored(replace(draft, weights=overlay(draft.weights, changed)), ranks)
+        return factored(replace(edition, weights=overlay(edition.weights, changed)), ranks)
 
     def visit(self, visit: Visit) -> None:
         """The selected matrices of one stage."""
-        chosen = set(self._chosen(visit.draft))
+        chosen = set(self._chosen(visit.edition))
         for group in visit.groups:
             for name in group.weights:
                 if name not in chosen or visit.rounded(name) or name in visit.earlier:
@@ -76,17 +76,17 @@ class LowRank:
         most = int(self.share * out * width / (out + width))
         return max(self.multiple, most - most % self.multiple)
 
-    def _chosen(self, draft: Draft) -> list[str]:
+    def _chosen(self, edition: Edition) -> list[str]:
         if not 0 < self.share < 1 or self.multiple < 1:
             raise UnsupportedError("low_rank: share must be in 0 … 1, and multiple above 0")
-        roles = roles_of(draft.graph)
+        roles = roles_of(edition.graph)
         return [
             name
             for name, parts in roles.items()
             if selected(self.select, name, parts)
             and "embedding" not in parts
             and "[" not in name
-            and self.rank(draft.weights[name].shape) < min(draft.weights[name].shape)
+            and self.rank(edition.weights[name].shape) < min(edition.weights[name].shape)
         ]
 
     def _factor(self, visit: Visit, name: str, moments: Moments | None) -> None:
@@ -114,9 +114,9 @@ def factor(weight: F32, hessian: F32, rank: int, damping: float = 0.001) -> tupl
     return np.ascontiguousarray(a, np.float32), np.ascontiguousarray(u[:, :rank] * root, np.float32)
 
 
-def factored(draft: Draft, ranks: dict[str, int]) -> Draft:
-    """The draft whose config and graph have two linears for each of those matrices."""
-    section = dict(draft.config.get("slipstream") or {})
+def factored(edition: Edition, ranks: dict[str, int]) -> Edition:
+    """The edition whose config and graph have two linears for each of those matrices."""
+    section = dict(edition.config.get("slipstream") or {})
     known = dict(section.get("low_rank") or {})
-    config = {**draft.config, "slipstream": {**section, "low_rank": {**known, **ranks}}}
-    return replace(draft, config=config, graph=blueprint_of(config).graph)
+    config = {**edition.config, "slipstream": {**section, "low_rank": {**known, **ranks}}}
+    return replace(edition, config=config, graph=blueprint_of(config).graph)

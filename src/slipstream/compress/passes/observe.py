@@ -11,10 +11,10 @@ from dataclasses import replace
 from typing import Any
 
 from slipstream.compress.stream import stream
-from slipstream.compress.work import Draft, Drive, Visit
+from slipstream.compress.work import Drive, Edition, Visit
 
 
-def observe(draft: Draft, drive: Drive, look: Callable[[Visit], None], label: str) -> None:
+def observe(edition: Edition, drive: Drive, look: Callable[[Visit], None], label: str) -> None:
     """Shows every stage to `look`, which keeps what it sees. Not resumed: it begins anew."""
     folder = drive.folder / "observed"
     shutil.rmtree(folder, ignore_errors=True)
@@ -23,7 +23,7 @@ def observe(draft: Draft, drive: Drive, look: Callable[[Visit], None], label: st
         look(visit)
         assert not visit.changed, "observing changes nothing"
 
-    stream(draft, replace(drive, folder=folder), visit, inputs="now", label=label)
+    stream(edition, replace(drive, folder=folder), visit, inputs="now", label=label)
     shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -20,7 +20,7 @@ from slipstream.compress.passes.rounding import selected
 from slipstream.compress.passes.sparsegpt import sparsegpt
 from slipstream.compress.stages import stages_of
 from slipstream.compress.stream import Inputs, stream
-from slipstream.compress.work import Draft, Drive, Visit
+from slipstream.compress.work import Drive, Edition, Visit
 from slipstream.errors import NumericError
 from slipstream.formats.tensor import DenseTensor
 
@@ -54,16 +54,16 @@ class Pruner:
         """Which inputs it is calibrated on."""
         return "now" if self.calibrated else "none"
 
-    def run(self, draft: Draft, drive: Drive) -> Draft:
+    def run(self, edition: Edition, drive: Drive) -> Edition:
         """Every selected weight of every stage, in order."""
-        return stream(draft, drive, self.visit, inputs=self.inputs, label=str(self))
+        return stream(edition, drive, self.visit, inputs=self.inputs, label=str(self))
 
     def __str__(self) -> str:
         return type(self).__name__.lower()
 
-    def outline(self, draft: Draft) -> Draft:
+    def outline(self, edition: Edition) -> Edition:
         """Zeros take as much room as other values."""
-        return draft
+        return edition
 
     def visit(self, visit: Visit) -> None:
         """The selected weights of one stage."""
@@ -107,12 +107,12 @@ class Wanda(Pruner):
 
     owl: bool = False
 
-    def run(self, draft: Draft, drive: Drive) -> Draft:
+    def run(self, edition: Edition, drive: Drive) -> Edition:
         """With OWL, the layers' outliers are counted first."""
         if not self.owl:
-            return super().run(draft, drive)
-        ratios = owl_ratios(draft, drive, self.sparsity)
-        return _with_ratios(self, ratios, draft, drive)
+            return super().run(edition, drive)
+        ratios = owl_ratios(edition, drive, self.sparsity)
+        return _with_ratios(self, ratios, edition, drive)
 
     def prune(self, weight: F32, moments: Moments | None, sparsity: float) -> F32:
         """Rows compare among themselves."""
@@ -128,12 +128,12 @@ class SparseGpt(Pruner):
     damping: float = 0.01
     owl: bool = False
 
-    def run(self, draft: Draft, drive: Drive) -> Draft:
+    def run(self, edition: Edition, drive: Drive) -> Edition:
         """With OWL, the layers' outliers are counted first."""
         if not self.owl:
-            return super().run(draft, drive)
-        ratios = owl_ratios(draft, drive, self.sparsity)
-        return _with_ratios(self, ratios, draft, drive)
+            return super().run(edition, drive)
+        ratios = owl_ratios(edition, drive, self.sparsity)
+        return _with_ratios(self, ratios, edition, drive)
 
     def prune(self, weight: F32, moments: Moments | None, sparsity: float) -> F32:
         """Column by column."""
@@ -141,7 +141,7 @@ class SparseGpt(Pruner):
         return sparsegpt(weight, factor, self.pattern, sparsity, self.block)
 
 
-def owl_ratios(draft: Draft, drive: Drive, sparsity: float) -> dict[str, float]:
+def owl_ratios(edition: Edition, drive: Drive, sparsity: float) -> dict[str, float]:
     """The sparsity of each stage, by name: less where more scores are outliers."""
 
     def count(visit: Visit) -> None:
@@ -150,8 +150,8 @@ def owl_ratios(draft: Draft, drive: Drive, sparsity: float) -> dict[str, float]:
             visit.put(_share_name(visit.stage.name), DenseTensor(share))
 
     observing = replace(drive, folder=drive.folder / "outliers")
-    after = stream(draft, observing, count, inputs="now", label="counting outliers")
-    names = [stage.name for stage in stages_of(draft.graph) if stage.layer is not None]
+    after = stream(edition, observing, count, inputs="now", label="counting outliers")
+    names = [stage.name for stage in stages_of(edition.graph) if stage.layer is not None]
     shares = np.array([after.weights[_share_name(name)].dequantize()[0] for name in names])
     return dict(zip(names, spread_ratios(shares, sparsity).tolist(), strict=True))
 
@@ -183,14 +183,16 @@ def _share_name(stage: str) -> str:
     return f"share of outliers in {stage}"
 
 
-def _with_ratios(pruner: Pruner, ratios: Mapping[str, float], draft: Draft, drive: Drive) -> Draft:
+def _with_ratios(
+    pruner: Pruner, ratios: Mapping[str, float], edition: Edition, drive: Drive
+) -> Edition:
     """Each stage with its own sparsity."""
 
     def visit(visit: Visit) -> None:
         ratio = ratios.get(visit.stage.name, pruner.sparsity)
         replace(pruner, sparsity=ratio).visit(visit)
 
-    return stream(draft, drive, visit, inputs="now", label=f"{pruner} with OWL")
+    return stream(edition, drive, visit, inputs="now", label=f"{pruner} with OWL")
 
 
 def _known(moments: Moments | None) -> Moments:

@@ -19,7 +19,7 @@ from slipstream.compress.inputs import linears_by_input
 from slipstream.compress.passes.hadamard import rotation
 from slipstream.compress.store import overlay
 from slipstream.compress.stream import stream
-from slipstream.compress.work import Draft, Drive, Visit, flat
+from slipstream.compress.work import Drive, Edition, Visit, flat
 from slipstream.errors import UnsupportedError
 from slipstream.formats.tensor import DenseTensor
 from slipstream.graph import ops
@@ -43,13 +43,13 @@ class Rotate:
         """Needs no text."""
         return False
 
-    def run(self, draft: Draft, drive: Drive) -> Draft:
+    def run(self, edition: Edition, drive: Drive) -> Edition:
         """Every stage of the untied model."""
-        return stream(untied(draft), drive, self.visit, inputs="none", label="rotating")
+        return stream(untied(edition), drive, self.visit, inputs="none", label="rotating")
 
-    def outline(self, draft: Draft) -> Draft:
+    def outline(self, edition: Edition) -> Edition:
         """All matrices become float32; a tied head gets its own."""
-        after = untied(draft)
+        after = untied(edition)
         turned = {
             name: flat(DenseTensor(np.broadcast_to(np.float32(0), after.weights[name].shape)))
             for name in after.graph.weight_names()
@@ -59,8 +59,8 @@ class Rotate:
 
     def visit(self, visit: Visit) -> None:
         """Turns what one stage writes and reads."""
-        turn = rotation(visit.draft.graph.width, self.seed)
-        stream_values = residual_values(visit.draft.graph.nodes)
+        turn = rotation(visit.edition.graph.width, self.seed)
+        stream_values = residual_values(visit.edition.graph.nodes)
         for node in visit.stage.nodes:
             match node.op:
                 case ops.Embed(weight=weight):
@@ -79,14 +79,17 @@ class Rotate:
                     _turn_values(visit, node, self.seed + 1)
 
 
-def untied(draft: Draft) -> Draft:
-    """The draft with a head of its own; UnsupportedError where rotations do not commute."""
-    _check(draft)
-    if not draft.config.get("tie_word_embeddings", False) and HEAD in draft.graph.weight_names():
-        return draft
-    config = {**draft.config, "tie_word_embeddings": False}
-    weights = overlay(draft.weights, {HEAD: draft.weights[EMBEDDING]})
-    return replace(draft, config=config, graph=graph_of(config), weights=weights)
+def untied(edition: Edition) -> Edition:
+    """The edition with a head of its own; UnsupportedError where rotations do not commute."""
+    _check(edition)
+    if (
+        not edition.config.get("tie_word_embeddings", False)
+        and HEAD in edition.graph.weight_names()
+    ):
+        return edition
+    config = {**edition.config, "tie_word_embeddings": False}
+    weights = overlay(edition.weights, {HEAD: edition.weights[EMBEDDING]})
+    return replace(edition, config=config, graph=graph_of(config), weights=weights)
 
 
 def residual_values(nodes: tuple[Node, ...]) -> frozenset[str]:
@@ -96,10 +99,10 @@ def residual_values(nodes: tuple[Node, ...]) -> frozenset[str]:
     return frozenset(found)
 
 
-def _check(draft: Draft) -> None:
+def _check(edition: Edition) -> None:
     """Only the plain pre-norm transformer: each norm of the stream is read by linears alone."""
-    stream_values = residual_values(draft.graph.nodes)
-    for node in draft.graph:
+    stream_values = residual_values(edition.graph.nodes)
+    for node in edition.graph:
         fits = True
         match node.op:
             case ops.Norm(kind=kind, bias=bias) if node.inputs[0] in stream_values:
@@ -114,7 +117,7 @@ def _check(draft: Draft) -> None:
                 fits = node.inputs[0] not in stream_values
         if not fits:
             raise UnsupportedError(
-                f"{draft.graph.architecture} cannot be rotated: {node.name} does not commute"
+                f"{edition.graph.architecture} cannot be rotated: {node.name} does not commute"
             )
 
 

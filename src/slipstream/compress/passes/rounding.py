@@ -19,7 +19,7 @@ from slipstream.compress.passes.rtn import round_to_nearest
 from slipstream.compress.recipe import fitting_group
 from slipstream.compress.store import overlay
 from slipstream.compress.stream import Inputs, stream
-from slipstream.compress.work import Draft, Drive, Visit, roles_of
+from slipstream.compress.work import Drive, Edition, Visit, roles_of
 from slipstream.errors import NumericError
 from slipstream.formats.tensor import Affine, AffineTensor, Tensor, Zero
 from slipstream.graph.ops import Activations
@@ -52,9 +52,9 @@ class Rounding:
         """Which inputs it is calibrated on."""
         return "now" if self.calibrated else "none"
 
-    def run(self, draft: Draft, drive: Drive) -> Draft:
+    def run(self, edition: Edition, drive: Drive) -> Edition:
         """Every selected weight of every stage, in order."""
-        return stream(draft, drive, self.visit, inputs=self.inputs, label=str(self))
+        return stream(edition, drive, self.visit, inputs=self.inputs, label=str(self))
 
     def __str__(self) -> str:
         return type(self).__name__.lower()
@@ -77,16 +77,16 @@ class Rounding:
         """The wanted format, with a group that fits rows of `width`."""
         return Affine(self.bits, fitting_group(self.group, width, SERVED), self.zero)
 
-    def outline(self, draft: Draft) -> Draft:
+    def outline(self, edition: Edition) -> Edition:
         """The formats that weights will have."""
-        roles = roles_of(draft.graph)
+        roles = roles_of(edition.graph)
         changed: dict[str, Tensor] = {}
         for name, parts in roles.items():
-            if selected(self.select, name, parts) and name not in draft.rounded:
-                shape = draft.weights[name].shape
+            if selected(self.select, name, parts) and name not in edition.rounded:
+                shape = edition.weights[name].shape
                 changed[name] = outlined(shape, self.format_for(shape[1]))
-        rounded = draft.rounded | changed.keys()
-        return replace(draft, weights=overlay(draft.weights, changed), rounded=rounded)
+        rounded = edition.rounded | changed.keys()
+        return replace(edition, weights=overlay(edition.weights, changed), rounded=rounded)
 
     def _turn(self, visit: Visit, name: str, group: InputGroup) -> bool:
         """Whether it is selected, and not waiting for the stage that calibrates it."""

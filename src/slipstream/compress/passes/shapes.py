@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from slipstream.compress.work import Draft
+from slipstream.compress.work import Edition
 from slipstream.errors import UnsupportedError
 from slipstream.formats.tensor import AffineTensor, DenseTensor, Tensor
 from slipstream.graph import ops
@@ -54,18 +54,18 @@ class Plan:
     width: Kept
 
 
-def whole_plan(draft: Draft) -> Plan:
+def whole_plan(edition: Edition) -> Plan:
     """Everything is kept."""
     layers = tuple(
-        Layer(number, np.arange(attention.kv_heads), np.arange(neurons_of(draft, number)))
-        for number, attention in enumerate(draft.graph.attentions)
+        Layer(number, np.arange(attention.kv_heads), np.arange(neurons_of(edition, number)))
+        for number, attention in enumerate(edition.graph.attentions)
     )
-    return Plan(layers, np.arange(draft.graph.width))
+    return Plan(layers, np.arange(edition.graph.width))
 
 
-def neurons_of(draft: Draft, layer: int) -> int:
+def neurons_of(edition: Edition, layer: int) -> int:
     """The width of a layer's MLP."""
-    return draft.weights[down_weight(draft.graph, layer)].shape[1]
+    return edition.weights[down_weight(edition.graph, layer)].shape[1]
 
 
 def down_weight(graph: Graph, layer: int) -> str:
@@ -78,25 +78,25 @@ def output_weight(graph: Graph, layer: int) -> str:
     return weights_of(_node(graph, f"layers.{layer}.attention.output").op)[0]
 
 
-def reduced(draft: Draft, plan: Plan) -> Draft:
-    """The smaller draft. UnsupportedError where layers cannot take each other's place."""
-    config = reduced_config(draft, plan)
+def reduced(edition: Edition, plan: Plan) -> Edition:
+    """The smaller edition. UnsupportedError where layers cannot take each other's place."""
+    config = reduced_config(edition, plan)
     graph = blueprint_of(config).graph
-    _check_same_kinds(draft.graph, graph, plan)
-    weights = CutWeights(draft, graph, plan)
-    rounded = frozenset(name for name in weights if weights.origin[name] in draft.rounded)
-    return replace(draft, config=config, graph=graph, weights=weights, rounded=rounded)
+    _check_same_kinds(edition.graph, graph, plan)
+    weights = CutWeights(edition, graph, plan)
+    rounded = frozenset(name for name in weights if weights.origin[name] in edition.rounded)
+    return replace(edition, config=config, graph=graph, weights=weights, rounded=rounded)
 
 
-def reduced_config(draft: Draft, plan: Plan) -> dict[str, Any]:
+def reduced_config(edition: Edition, plan: Plan) -> dict[str, Any]:
     """Plain fields where all layers are alike; else the section "slipstream" lists each."""
-    config = dict(draft.config)
+    config = dict(edition.config)
     if "num_hidden_layers" not in config:
         raise UnsupportedError("a config without num_hidden_layers cannot be made smaller")
-    before = len(draft.graph.attentions)
-    attention = draft.graph.attentions[0]
+    before = len(edition.graph.attentions)
+    attention = edition.graph.attentions[0]
     sources = [layer.source for layer in plan.layers]
-    for name, value in draft.config.items():
+    for name, value in edition.config.items():
         if isinstance(value, list) and len(value) == before and before > 1:
             config[name] = [value[source] for source in sources]
     repeats = attention.heads // attention.kv_heads
@@ -131,19 +131,19 @@ class CutWeights(Mapping[str, Tensor]):
     `origin` tells for each the weight that it is cut from.
     """
 
-    def __init__(self, draft: Draft, graph: Graph, plan: Plan) -> None:
-        self.weights = draft.weights
+    def __init__(self, edition: Edition, graph: Graph, plan: Plan) -> None:
+        self.weights = edition.weights
         self.origin: dict[str, str] = {}
         self.cuts: dict[str, tuple[Kept | None, ...]] = {}
-        nodes = {node.name: node for node in draft.graph}
+        nodes = {node.name: node for node in edition.graph}
         for node in graph:
             layer = _layer_of(node, plan)
             source = nodes[_source_name(node, layer)]
             names = zip(weights_of(node.op), weights_of(source.op), strict=True)
             for name, origin in names:
                 self.origin[name] = origin
-                shape = tuple(draft.weights[origin].shape)
-                self.cuts[name] = _cut(node, shape, draft.graph, plan, layer)
+                shape = tuple(edition.weights[origin].shape)
+                self.cuts[name] = _cut(node, shape, edition.graph, plan, layer)
 
     def __getitem__(self, name: str) -> Tensor:
         tensor = self.weights[self.origin[name]]

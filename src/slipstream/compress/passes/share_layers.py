@@ -12,7 +12,7 @@ import numpy as np
 
 from slipstream.compress.store import overlay
 from slipstream.compress.stream import stream
-from slipstream.compress.work import Draft, Drive, Visit
+from slipstream.compress.work import Drive, Edition, Visit
 from slipstream.errors import UnsupportedError
 from slipstream.formats.tensor import AffineTensor
 from slipstream.graph.graph import weights_of
@@ -31,26 +31,26 @@ class ShareLayers:
         """Needs no text."""
         return False
 
-    def run(self, draft: Draft, drive: Drive) -> Draft:
+    def run(self, edition: Edition, drive: Drive) -> Edition:
         """The mean of the blocks that share, under the name of the first."""
         if self.weights == "mean":
-            draft = stream(draft, drive, self.visit, inputs="none", label="sharing")
-        return self._shared(draft)
+            edition = stream(edition, drive, self.visit, inputs="none", label="sharing")
+        return self._shared(edition)
 
-    def outline(self, draft: Draft) -> Draft:
+    def outline(self, edition: Edition) -> Edition:
         """Fewer weights; means are dense."""
-        return self._shared(draft)
+        return self._shared(edition)
 
     def visit(self, visit: Visit) -> None:
         """The first of some blocks becomes their mean."""
         layer = visit.stage.layer
         if layer is None or layer % self.every:
             return
-        count = len(visit.draft.graph.attentions)
+        count = len(visit.edition.graph.attentions)
         together = range(layer, min(layer + self.every, count))
         for node in visit.stage.nodes:
             end = node.name.removeprefix(f"layers.{layer}.")
-            others = [visit.draft.graph.node(f"layers.{other}.{end}") for other in together]
+            others = [visit.edition.graph.node(f"layers.{other}.{end}") for other in together]
             for names in zip(*(weights_of(other.op) for other in others), strict=True):
                 tensors = [visit.tensor(name) for name in names]
                 if any(isinstance(tensor, AffineTensor) for tensor in tensors) and visit.rounded(
@@ -60,16 +60,16 @@ class ShareLayers:
                 matrices = np.stack([visit.dense(name) for name in names])
                 visit.put_dense(names[0], matrices.mean(axis=0))
 
-    def _shared(self, draft: Draft) -> Draft:
+    def _shared(self, edition: Edition) -> Edition:
         if self.every < 2:
             raise UnsupportedError("share_layers: every is 2 or more")
-        section = dict(draft.config.get("slipstream") or {})
+        section = dict(edition.config.get("slipstream") or {})
         if section.get("shares"):
             raise UnsupportedError("this model's layers share weights already")
-        count = len(draft.graph.attentions)
+        count = len(edition.graph.attentions)
         section["shares"] = [layer - layer % self.every for layer in range(count)]
-        config = {**draft.config, "slipstream": section}
+        config = {**edition.config, "slipstream": section}
         blueprint = blueprint_of(config)
         return replace(
-            draft, config=config, graph=blueprint.graph, weights=overlay(draft.weights, {})
+            edition, config=config, graph=blueprint.graph, weights=overlay(edition.weights, {})
         )

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from slipstream.compress.passes import folding
 from slipstream.compress.stream import stream
-from slipstream.compress.work import Draft, Drive, Visit
+from slipstream.compress.work import Drive, Edition, Visit
 
 F32 = NDArray[np.float32]
 
@@ -27,9 +27,9 @@ class SmoothQuant:
         """By the inputs' peaks."""
         return True
 
-    def run(self, draft: Draft, drive: Drive) -> Draft:
+    def run(self, edition: Edition, drive: Drive) -> Edition:
         """Every foldable input of every stage."""
-        return stream(draft, drive, self.visit, inputs="now", label="smoothquant")
+        return stream(edition, drive, self.visit, inputs="now", label="smoothquant")
 
     def visit(self, visit: Visit) -> None:
         """Scales one stage."""
@@ -41,9 +41,9 @@ class SmoothQuant:
             scale = smoothing(moments.peak, np.max(weights, axis=0), self.alpha)
             folding.apply(visit, fold, fold.shared(scale))
 
-    def outline(self, draft: Draft) -> Draft:
+    def outline(self, edition: Edition) -> Edition:
         """No format changes."""
-        return draft
+        return edition
 
 
 def smoothing(input_peak: F32, weight_peak: F32, alpha: float) -> F32:
