@@ -27,7 +27,7 @@ FAULTS_TOLD = 20  # of a file that has many
 class Line(BaseModel):
     """One request of a batch."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = ConfigDict(extra="forbid", strict=True, defer_build=True)
 
     custom_id: str = Field(min_length=1, max_length=512)
     method: str
