@@ -13,7 +13,7 @@ import hashlib
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TextIO
 
 from starlette.exceptions import HTTPException
 
@@ -138,7 +138,7 @@ class BatchDesk:
         path = self._folder / f"{record.id}.journal"
         journal = await asyncio.to_thread(Journal, path, {"input": lines.digest})
         try:
-            progress = begun(lines, journal)
+            progress = await asyncio.to_thread(begun, lines, journal)
             self._count(record, progress)
             answer = self._answerer(record.account)
             run = BatchRun(lines, journal, answer, progress, WINDOW, gate=self._gate)
@@ -192,7 +192,7 @@ class BatchDesk:
         record.save(self._folder)
 
 
-def _locked(path: Path):  # type: ignore[no-untyped-def]
+def _locked(path: Path) -> TextIO:
     """The state folder is one process's at a time. MachineError: another has it."""
     file = path.open("w")
     try:
