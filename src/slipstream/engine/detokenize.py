@@ -31,6 +31,7 @@ class CharacterStream:
     ) -> None:
         self._decoder = decoder
         self._skip_special = skip_special
+        self._given = 0  # characters of the window's text
         self._unsure = 0  # tokens since the text had no U+FFFD at its end
         self._begin_with(list(context_ids[-WINDOW_TOKENS:]))
 
