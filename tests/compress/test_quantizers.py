@@ -8,7 +8,6 @@ import pytest
 
 from slipstream.compress.moments import Moments
 from slipstream.compress.passes.awq import Awq, output_error, scale_of
-from slipstream.compress.passes.correction import corrected
 from slipstream.compress.passes.descent import descend
 from slipstream.compress.passes.folding import folds_of
 from slipstream.compress.passes.gptq import factor_hessian, gptq
@@ -230,30 +229,3 @@ def test_grids_of_few_bits_are_searched_too() -> None:
         plain = round_to_nearest(weight, format, "minmax").dequantize()
         assert np.square(weight - searched).sum() <= np.square(weight - plain).sum()
         assert spanned.scale.shape == (40, 3)
-
-
-def test_corrected_weights_are_the_least_squares_answer() -> None:
-    x = inputs(rows=2000).astype(np.float64)
-    original = (
-        x + 0.3 * np.random.default_rng(5).normal(size=x.shape) @ np.eye(96) + 0.1 * x[:, ::-1]
-    )
-    weight = weights(rows=5)
-    hessian, cross = x.T @ x / len(x), original.T @ x / len(x)
-    found = corrected(weight, hessian.astype(np.float32), cross.astype(np.float32))
-    ridge = 0.05 * np.diagonal(hessian).mean()
-    wanted = weight + weight @ (cross - hessian) @ np.linalg.inv(hessian + ridge * np.eye(96))
-    assert np.allclose(found, wanted, rtol=1e-3, atol=1e-3)
-    before, after = (np.square(original @ weight.T - x @ w.T).mean() for w in (weight, found))
-    assert after < 0.9 * before
-
-
-def test_in_the_first_block_there_is_nothing_to_correct(tmp_path: Path) -> None:
-    edition = tiny_llama.edition()
-    name = "model.layers.0.self_attn.q_proj.weight"
-    plain, corrected_too = (
-        Gptq(group=32, correct=share).run(edition, tiny_llama.drive(tmp_path / str(share)))
-        for share in (0.0, 1.0)
-    )
-    assert np.array_equal(
-        plain.weights[name].dequantize(), corrected_too.weights[name].dequantize()
-    )

@@ -125,7 +125,7 @@ def _sum_products(
     """Mean of x xᵀ over all rows, float32 [I, I] for each group."""
     roles = Roles.of(program.graph).by_weight
     with_head = any("head" in roles[group.key] for group in part)  # it sees only rows with logits
-    found = gather([program], chunks, part, all_logits=with_head, on_tokens=on_tokens)
+    found = gather(program, chunks, part, all_logits=with_head, on_tokens=on_tokens)
     for key, moments in found.items():
         if not moments.finite:
             raise NumericError(f"{key}: its calibration inputs are not finite")

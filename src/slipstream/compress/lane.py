@@ -1,7 +1,6 @@
 """The rows of the calibration text on their way through one version of a model, stage by stage.
 
-`stream` drives one lane through the model as it becomes, and a second through the model as it was,
-where a pass wants to know both.
+`stream` drives one through the model as it becomes.
 """
 
 from collections.abc import Mapping

@@ -26,7 +26,6 @@ class Moments:
 
     hessian: F32
     peak: F32
-    cross: F32 | None = None  # mean of x̃ xᵀ, x̃ being the input in the model as it was
 
     @property
     def finite(self) -> bool:
@@ -40,45 +39,34 @@ class Moments:
 
     def scaled(self, scale: F32) -> "Moments":
         """Those of x / scale."""
-        square = np.outer(scale, scale)
-        cross = None if self.cross is None else self.cross / square
-        return Moments(self.hessian / square, self.peak / scale, cross)
+        return Moments(self.hessian / np.outer(scale, scale), self.peak / scale)
 
 
 class Sums:
     """Moments of several inputs while they grow, one chunk after the other."""
 
-    def __init__(self, groups: Sequence[InputGroup], chunk_count: int, crossed: bool) -> None:
+    def __init__(self, groups: Sequence[InputGroup], chunk_count: int) -> None:
         self.chunk_count = chunk_count
-        self.crosses: dict[str, F32] = {}
-        if crossed:
-            self.crosses = {g.key: np.zeros((g.width, g.width), np.float32) for g in groups}
         self.hessians = {g.key: np.zeros((g.width, g.width), np.float32) for g in groups}
         self.peaks = {g.key: np.zeros(g.width, np.float32) for g in groups}
 
-    def add(self, key: str, x: F32, original: F32 | None = None) -> None:
-        """One chunk's rows, float32 [R, I], and those of the model as it was.
+    def add(self, key: str, x: F32) -> None:
+        """One chunk's rows, float32 [R, I].
 
         They are scaled before they are multiplied, so the sum stays in range; the rounding of a few
         dozen additions is far below any damping.
         """
         np.maximum(self.peaks[key], np.abs(x).max(axis=0), out=self.peaks[key])
-        share = np.float32((len(x) * self.chunk_count) ** -0.5)
-        x = x * share
-        if original is not None:
-            self.crosses[key] += (original * share).T @ x
+        x = x * np.float32((len(x) * self.chunk_count) ** -0.5)
         self.hessians[key] += x.T @ x  # of one array with itself: numpy computes only half of it
 
     def moments(self) -> dict[str, Moments]:
         """By the key of each group."""
-        return {
-            key: Moments(self.hessians[key], self.peaks[key], self.crosses.get(key))
-            for key in self.hessians
-        }
+        return {key: Moments(self.hessians[key], self.peaks[key]) for key in self.hessians}
 
 
 def gather(
-    programs: Sequence[Program],
+    program: Program,
     chunks: NDArray[np.int32],
     groups: Sequence[InputGroup],
     *,
@@ -87,17 +75,16 @@ def gather(
 ) -> dict[str, Moments]:
     """Runs int32 [C, T] chunks and sums the inputs of the groups' linears, by key.
 
-    programs    the model, and perhaps the model as it was: then moments have their `cross`
     all_logits  the head's input is wanted, which is only computed for rows with logits
     """
-    sums = Sums(groups, len(chunks), crossed=len(programs) > 1)
-    kvs = [program.new_kv(-(-chunks.shape[1] // PAGE_SIZE)) for program in programs]
+    sums = Sums(groups, len(chunks))
+    kv = program.new_kv(-(-chunks.shape[1] // PAGE_SIZE))
     keys = tuple(group.key for group in groups)
     with one_blas_thread(), ThreadPoolExecutor(thread_count()) as team:
         for chunk in chunks:
             batch = single(chunk, all_logits=all_logits)
-            captured = [p.capture(batch, kv, keys) for p, kv in zip(programs, kvs, strict=True)]
-            adding = [team.submit(sums.add, key, *(one[key] for one in captured)) for key in keys]
+            captured = program.capture(batch, kv, keys)
+            adding = [team.submit(sums.add, key, captured[key]) for key in keys]
             for task in adding:
                 task.result()
             if on_tokens is not None:

@@ -23,8 +23,7 @@ from slipstream.compress.work import Drive, Edition, Note, Visit, roles_of
 from slipstream.formats.tensor import AffineTensor, Tensor
 
 Visitor = Callable[[Visit], None]
-# How a pass is calibrated: by the inputs as they now are, and by those of the model as it was too.
-Inputs = Literal["none", "now", "both"]
+Inputs = Literal["none", "now"]  # what a pass is calibrated on: nothing, or inputs as they now are
 
 
 def stream(
@@ -55,7 +54,7 @@ def stream(
 
 
 class _Walk:
-    """Where a walk stands: the lanes before the next stage, and what was changed so far."""
+    """Where a walk stands: the rows before the next stage, and what was changed so far."""
 
     def __init__(
         self, edition: Edition, drive: Drive, stages: Sequence[Stage], inputs: Inputs
@@ -64,40 +63,34 @@ class _Walk:
         self.drive = drive
         self.stages = stages
         self.changed: dict[str, Tensor] = {}
-        self.lanes: list[Lane] = []  # now; and as it was, where that is wanted
+        self.lane: Lane | None = None
         if inputs != "none":
             assert drive.chunks is not None, "a calibrated pass needs a text"
-            count = 2 if inputs == "both" else 1
-            for _ in range(count):
-                self.lanes.append(Lane(edition.graph, drive.compile, drive.chunks))
+            self.lane = Lane(edition.graph, drive.compile, drive.chunks)
 
     @property
     def rows(self) -> F32 | None:
-        return self.lanes[0].rows if self.lanes else None
+        return None if self.lane is None else self.lane.rows
 
     def tensors_path(self, index: int) -> Path:
         return self.drive.folder / f"stage-{index:04}.safetensors"
 
-    def rows_path(self, index: int, lane: int = 0) -> Path:
-        return self.drive.folder / f"rows-{index:04}-{lane}.safetensors"
+    def rows_path(self, index: int) -> Path:
+        return self.drive.folder / f"rows-{index:04}.safetensors"
 
     def resume(self) -> int:
         """How many stages an earlier run finished; their tensors and rows are taken over."""
         done = 0
         while done < len(self.stages) and self.tensors_path(done).exists():
             done += 1
-        if done < len(self.stages):
-            while done and not self._has_rows(done - 1):
+        if self.lane is not None and done < len(self.stages):
+            while done and not self.rows_path(done - 1).exists():
                 done -= 1  # killed before the rows were written: that stage is done again
         stored = StoredTensors([self.tensors_path(index) for index in range(done)])
         self.changed.update({name: stored[name] for name in stored})
-        if 0 < done < len(self.stages):
-            for number, lane in enumerate(self.lanes):
-                lane.rows = read_rows(self.rows_path(done - 1, number))
+        if self.lane is not None and 0 < done < len(self.stages):
+            self.lane.rows = read_rows(self.rows_path(done - 1))
         return done
-
-    def _has_rows(self, index: int) -> bool:
-        return all(self.rows_path(index, n).exists() for n in range(len(self.lanes)))
 
     def now(self) -> Edition:
         """The edition with all that was changed."""
@@ -111,19 +104,13 @@ class _Walk:
     def moments(self, stage: Stage, edition: Edition) -> dict[str, Moments]:
         """Of every linear of the stage, by weight; those whose inputs overflowed are left out."""
         groups = input_groups(stage.nodes, lambda name: edition.weights[name].shape[1])
-        if not groups or not self.lanes:
+        if not groups or self.lane is None:
             return {}
-        versions = [edition, self.edition][: len(self.lanes)]
-        programs = [
-            lane.program(stage, version.weights)
-            for lane, version in zip(self.lanes, versions, strict=True)
-        ]
-        ids = self.lanes[0].ids(stage)
+        program, ids = self.lane.program(stage, edition.weights), self.lane.ids(stage)
         found: dict[str, Moments] = {}
         all_logits = stage is self.stages[-1]
-        rows = ids.shape[1] * len(programs)
-        for part in parts_of(groups, rows, self.drive.memory_bytes // len(programs)):
-            by_key = gather(programs, ids, part, all_logits=all_logits)
+        for part in parts_of(groups, ids.shape[1], self.drive.memory_bytes):
+            by_key = gather(program, ids, part, all_logits=all_logits)
             found.update(_by_weight(part, by_key))
         return {name: moments for name, moments in found.items() if moments.finite}
 
@@ -135,16 +122,14 @@ class _Walk:
         self.changed.update({name: stored[name] for name in stored})
 
     def pass_on(self, index: int) -> None:
-        """Runs the stage in every lane; the rows are on disk before those before them go."""
-        if index + 1 == len(self.stages):
+        """Runs the stage as it now is; its rows are on disk before those that entered it go."""
+        if self.lane is None or index + 1 == len(self.stages):
             return
-        versions = [self.now(), self.edition][: len(self.lanes)]
-        for number, (lane, version) in enumerate(zip(self.lanes, versions, strict=True)):
-            lane.advance(self.stages[index], version.weights)
-            assert lane.rows is not None
-            save_rows(self.rows_path(index, number), lane.rows)
-        for number in range(len(self.lanes)):
-            self.rows_path(index - 1, number).unlink(missing_ok=True)
+        self.lane.advance(self.stages[index], self.now().weights)
+        assert self.lane.rows is not None
+        save_rows(self.rows_path(index), self.lane.rows)
+        if index > 0:
+            self.rows_path(index - 1).unlink(missing_ok=True)
 
     def finish(self) -> Edition:
         """The edition whose weights are read from this pass's files."""

@@ -7,14 +7,12 @@ from numpy.typing import NDArray
 
 from slipstream.compress.moments import Moments
 from slipstream.compress.passes import hqq, imatrix
-from slipstream.compress.passes.correction import corrected
 from slipstream.compress.passes.descent import descend
 from slipstream.compress.passes.gptq import factor_hessian, gptq
 from slipstream.compress.passes.grid import Clip
 from slipstream.compress.passes.rounding import Rounding
 from slipstream.compress.passes.rtn import round_to_nearest
 from slipstream.compress.passes.scales import refit_scales
-from slipstream.compress.stream import Inputs
 from slipstream.errors import NumericError
 from slipstream.formats.tensor import Affine, AffineTensor, Zero
 
@@ -40,20 +38,12 @@ class Gptq(Rounding):
     act_order  loudest inputs first, with groups fitted beforehand
     sweeps     rounds afterwards of fitting the scales again (`passes.scales`) and of coordinate
                descent (`passes.descent`)
-    correct    0 to 1: how far weights are moved first, to make up for what rounding did to their
-               inputs; see `passes.correction`
     """
 
     clip: Clip = "mse"
     damping: float = 0.01
     act_order: bool = True
     sweeps: int = 0
-    correct: float = 0.0
-
-    @property
-    def inputs(self) -> Inputs:
-        """Also those of the model as it was, where they are to be made up for."""
-        return "both" if self.correct else "now"
 
     @property
     def calibrated(self) -> bool:
@@ -65,9 +55,6 @@ class Gptq(Rounding):
         hessian = _hessian(moments)
         factor = factor_hessian(hessian, self.damping, self.act_order)
         kept = zeros_of(weight)
-        if self.correct and moments is not None and moments.cross is not None:
-            weight = corrected(weight, moments.hessian, moments.cross, self.correct)
-            weight = weight if kept is None else np.where(kept, np.float32(0), weight)
         tensor = gptq(weight, factor, format, self.clip, kept_zero=kept).tensor
         for _ in range(self.sweeps):
             tensor = refit_scales(weight, tensor, hessian)
