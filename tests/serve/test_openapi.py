@@ -101,11 +101,35 @@ def drawn(tmp_path_factory):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/chat/completions", {"messages": TURNS}),
+        ("/v1/completions", {"prompt": "Hi"}),
+        ("/v1/responses", {"input": "Hi"}),
+        ("/api/chat", {"messages": TURNS}),
+        ("/api/generate", {"prompt": "Hi"}),
+    ],
+)
+def test_streams_keep_the_document(drawn, path, body):
+    case = drawn[path]["POST"].Case(
+        body={"model": "fake", "stream": True, **body}, media_type="application/json"
+    )
+    response = case.call(timeout=30)
+    assert response.status_code == 200 and response.headers["content-type"] != "application/json"
+    case.validate_response(response, checks=_kept())
+
+
+def _kept():
+    checks = [check for check in CHECKS.get_all() if check.__name__ in KEPT]
+    assert len(checks) == len(KEPT)
+    return checks
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE])
 def test_the_server_keeps_its_document_whatever_is_sent(drawn, mode):
     """Requests drawn from the document, as it says or not; most are for the model there is."""
-    checks = [check for check in CHECKS.get_all() if check.__name__ in KEPT]
-    assert len(checks) == len(KEPT)
     seen = set()
 
     def holds(case):
@@ -113,7 +137,7 @@ def test_the_server_keeps_its_document_whatever_is_sent(drawn, mode):
             case.body["model"] = "fake"
         response = case.call(timeout=30)
         assert response.status_code != 500, (case.body, response.text)
-        case.validate_response(response, checks=checks)
+        case.validate_response(response, checks=_kept())
         seen.add((case.operation.path, response.status_code))
 
     for found in drawn.exclude(path_regex="^/(admin|page|$)").get_all_operations():
