@@ -138,6 +138,15 @@ def test_slots_are_used_again_and_counted():
     adapters.check()
 
 
+def test_prompts_offline_run_with_an_adapter():
+    engine = new_with("a")
+    expected = answers(new_with("a"), ["a"])[0]
+    assert [list(one.ids) for one in engine.generate([PROMPT], GREEDY, adapter="a")] == [expected]
+    beams = SamplingParams(max_tokens=4, beam_width=2, ignore_eos=True)
+    plain, adapted = (engine.generate([PROMPT], beams, adapter=a)[0].ids for a in (None, "a"))
+    assert plain != adapted
+
+
 def test_embeddings_are_computed_with_an_adapter():
     engine = new_with("a")
     plain, adapted = (engine.embed([PROMPT], adapter=name)[0] for name in (None, "a"))

@@ -123,9 +123,11 @@ def steps_of(engine: "Engine", leader: Request, state: BeamSearch) -> list[Reque
     return [engine.intake.request(prompt, params, terms) for prompt in prompts]
 
 
-def search(engine: "Engine", prompt: Prompt, params: SamplingParams) -> list[Completion]:
+def search(
+    engine: "Engine", prompt: Prompt, params: SamplingParams, adapter: str | None = None
+) -> list[Completion]:
     """The `params.n` likeliest answers, the best first."""
-    leader = engine.request(prompt, params)
+    leader = engine.request(prompt, params, adapter=adapter)
     state, began_s = begin(leader), engine.clock()
     first: Timings | None = None
     while not state.done:

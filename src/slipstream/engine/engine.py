@@ -83,12 +83,14 @@ class Engine:
         params: SamplingParams | None = None,
         *,
         progress: bool = False,
+        adapter: str | None = None,
     ) -> list[Completion]:
         """Answers all prompts (texts, or token ids) together; completions in the prompts' order,
-        `params.n` of each. `progress` draws a bar.
+        `params.n` of each. `progress` draws a bar; `adapter` names a loaded one.
         """
         listed: Sequence[Prompt] = [prompts] if isinstance(prompts, str) else prompts
-        return offline.generate(self, listed, params or SamplingParams(), progress)
+        asked = params or SamplingParams()
+        return offline.generate(self, listed, asked, progress=progress, adapter=adapter)
 
     def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> DeltaStream:
         """The answer as it grows. Closing the stream early cancels the request."""

@@ -18,12 +18,21 @@ if TYPE_CHECKING:
 
 
 def generate(
-    engine: "Engine", prompts: Sequence[Prompt], params: SamplingParams, progress: bool
+    engine: "Engine",
+    prompts: Sequence[Prompt],
+    params: SamplingParams,
+    *,
+    progress: bool,
+    adapter: str | None = None,
 ) -> list[Completion]:
     """Completions in the prompts' order, `params.n` of each; interrupted, it leaves nothing."""
     if params.beam_width > 1:
-        return [beam for prompt in prompts for beam in search(engine, prompt, params)]
-    requests = [request for prompt in prompts for request in engine.requests(prompt, params)]
+        return [beam for prompt in prompts for beam in search(engine, prompt, params, adapter)]
+    requests = [
+        request
+        for prompt in prompts
+        for request in engine.requests(prompt, params, adapter=adapter)
+    ]
     with ExitStack() as stack:
         show = stack.enter_context(_bar(engine, len(requests))) if progress else _nothing
         streams = [stack.enter_context(DeltaStream(engine, request)) for request in requests]
