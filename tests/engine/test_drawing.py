@@ -87,6 +87,11 @@ def test_no_end_comes_before_min_tokens():
     assert draw(params, rising(256, 7, 5), [1, 1])[0] == 256
 
 
+def test_an_end_that_the_model_has_no_logit_for_needs_no_forbidding():
+    params = SamplingParams(min_tokens=2, stop_ids=[7, 99_999])
+    assert draw(params, rising(7, 5))[0] == 5
+
+
 def test_min_tokens_hold_in_a_whole_answer():
     engine = fake_engine(FakeProgram(VOCABULARY, parrot("ab")))
     params = SamplingParams(min_tokens=9, max_tokens=20)

@@ -55,6 +55,7 @@ def test_defaults_are_greedy_and_open_ended():
         ("min_tokens", -1),
         ("prompt_logprobs", -1),
         ("prompt_logprobs", 21),
+        ("stop_ids", (-1,)),
     ],
 )
 def test_out_of_range_is_refused_by_name(field, value):

@@ -152,6 +152,7 @@ class SamplingParams:
             "min_tokens",
             "at most max_tokens",
         )
+        _require(all(i >= 0 for i in self.stop_ids), "stop_ids", "token ids ≥ 0")
         _require(all(self.stop), "stop", "made of strings that are not empty")
         _require(len(self.stop) <= STOP_STRINGS_MAX, "stop", f"at most {STOP_STRINGS_MAX} strings")
         if self.grammar is not None:

@@ -68,10 +68,15 @@ class Shaping:
         answer_length = len(ids) - self._prompt_length
         if self._bad_words:
             tail = ids[len(ids) - min(answer_length, self._bad_tail) :]
-            shaped[completing_ids(self._bad_words, tail)] = FORBIDDEN
+            _forbid(shaped, np.array(completing_ids(self._bad_words, tail), np.int64))
         if answer_length < self._min_tokens:
-            shaped[self._ends] = FORBIDDEN
+            _forbid(shaped, self._ends)
         return shaped
+
+
+def _forbid(logits: Floats, ids: Ids) -> None:
+    """A tokenizer may know ids that the model has no logits for."""
+    logits[ids[ids < len(logits)]] = FORBIDDEN
 
 
 def _sorted_ids(ids: frozenset[int]) -> Ids:
