@@ -5,13 +5,11 @@ before anything is queued.
 """
 
 from slipstream.engine.codec import TextCodec
-from slipstream.engine.constraints import Constraints
+from slipstream.engine.constraints import PLAIN, Constraints
 from slipstream.engine.grammar_compile import GrammarCompiler
 from slipstream.engine.request import SamplingParams
 from slipstream.engine.words import token_words
 from slipstream.errors import RequestError
-
-PLAIN = Constraints()
 
 
 class Constrainer:

@@ -15,3 +15,6 @@ class Constraints:
 
     bad_words: tuple[TokenWord, ...] = ()
     grammar: CompiledGrammar | None = field(default=None, compare=False)
+
+
+PLAIN = Constraints()  # of requests that need neither

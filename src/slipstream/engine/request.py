@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from slipstream.engine.constraints import Constraints
+from slipstream.engine.constraints import PLAIN, Constraints
 from slipstream.engine.grammar import Grammar
 from slipstream.errors import RequestError
 
@@ -187,7 +187,7 @@ class Request:
     key: str = ""
     adapter: str | None = None
     leader: int | None = None
-    constraints: Constraints = Constraints()
+    constraints: Constraints = PLAIN
 
     @property
     def length_max(self) -> int:
