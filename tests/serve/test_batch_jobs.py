@@ -42,18 +42,24 @@ async def test_killed_at_random_moments_each_line_is_answered_once(tmp_path):
     """A run that breaks off anywhere, again and again, ends with one result for every line."""
     lines = written(tmp_path, [request(f"id {i}", prompt="x") for i in range(60)])
     answered, rng = Counter(), random.Random(3)
+    lethal, enough = 0, asyncio.Event()
 
     async def answer(line):
         await asyncio.sleep(rng.random() * 0.003)
         answered[line.custom_id] += 1
+        if sum(answered.values()) >= lethal:
+            enough.set()
         return LineReply(200, "r", OK | {"said": line.custom_id})
 
     kills = 0
     while True:
         run = new_run(tmp_path, lines, answer, window=5)
-        task = asyncio.create_task(run.run())
-        done, _ = await asyncio.wait([task], timeout=rng.random() * 0.02)
-        if done:
+        enough.clear()
+        lethal = sum(answered.values()) + rng.randrange(15)
+        task, killer = asyncio.create_task(run.run()), asyncio.create_task(enough.wait())
+        await asyncio.wait([task, killer], return_when=asyncio.FIRST_COMPLETED)
+        killer.cancel()
+        if task.done():
             break
         task.cancel()
         await asyncio.wait([task])
