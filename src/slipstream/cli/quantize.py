@@ -1,10 +1,23 @@
 """`slipstream quantize`: one quantizer of your choice, or a recipe of passes, with its proof."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from slipstream.cli.compress_options import (
+    AsJson,
+    DryRun,
+    Force,
+    Fresh,
+    Limits,
+    Memory,
+    ModelName,
+    Out,
+    Overwrite,
+    Recipe,
+    Text,
+    Tokens,
+)
 from slipstream.cli.compress_order import (
     known_choice,
     parse_memory,
@@ -21,10 +34,8 @@ _ACTIVATIONS = {**{name: name for name in ACTIVATIONS}, "int8": "int8 g32"}
 
 
 def command(  # noqa: PLR0917  each argument is an option of the command line
-    model: Annotated[str, typer.Argument(help="A name, a file or a folder; see `pull`.")],
-    out: Annotated[
-        Path | None, typer.Option("-o", "--out", help="Folder for the artifact.")
-    ] = None,
+    model: ModelName,
+    out: Out = None,
     bits: Annotated[int, typer.Option(help="Of the weights: 8, 4, 3 or 2.")] = 4,
     group: Annotated[
         str, typer.Option(help="Inputs that share a scale: 32, 64, 128 … or row.")
@@ -32,29 +43,16 @@ def command(  # noqa: PLR0917  each argument is an option of the command line
     method: Annotated[str, typer.Option(help=f"One of {', '.join(QUANTIZERS)}.")] = "gptq",
     zero: Annotated[str, typer.Option(help="symmetric or asymmetric.")] = "symmetric",
     activations: Annotated[str, typer.Option(help="int8 (per 32), int8 row, or f32.")] = "int8",
-    recipe: Annotated[
-        Path | None, typer.Option(help="A TOML recipe of passes, instead of the options above.")
-    ] = None,
-    text: Annotated[
-        Path | None,
-        typer.Option(
-            help="Text, .jsonl or chats to calibrate and measure on. Default: the model writes."
-        ),
-    ] = None,
-    limit: Annotated[
-        list[str] | None, typer.Option(help="Write nothing unless kept; see `optimize`.")
-    ] = None,
-    tokens: Annotated[int, typer.Option(min=128, help="Tokens to measure on.")] = 4096,
-    memory: Annotated[
-        str | None, typer.Option(help="Most memory to compress with, as 2GB. Default: half.")
-    ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print what each layer would become, and stop.")
-    ] = False,
-    force: Annotated[bool, typer.Option(help="Write even what breaks a limit.")] = False,
-    overwrite: Annotated[bool, typer.Option(help="Replace an artifact at --out.")] = False,
-    fresh: Annotated[bool, typer.Option(help="Begin anew where a run was cut short.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    recipe: Recipe = None,
+    text: Text = None,
+    limit: Limits = None,
+    tokens: Tokens = 4096,
+    memory: Memory = None,
+    dry_run: DryRun = False,
+    force: Force = False,
+    overwrite: Overwrite = False,
+    fresh: Fresh = False,
+    as_json: AsJson = False,
 ) -> None:
     """Quantize the linears of a model, measure the result against the original, and write both.
 
