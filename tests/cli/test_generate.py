@@ -69,3 +69,17 @@ def test_ctrl_c_shows_what_there_is_and_ends_with_130(run, opened):
     assert shown.code == 130 and shown.out == "Hello,\n" and "[20 prompt" in shown.err
     engine.check()
     assert engine.idle
+
+
+def test_activations_reach_the_engine(run, opened, monkeypatch):
+    engine = fake_engine(FakeProgram(257, parrot("yes")))
+    opened(engine)
+    chosen = []
+    monkeypatch.setattr(
+        "slipstream.engine.engine.Engine.open",
+        lambda source, options=None: chosen.append(options.activations) or engine,
+    )
+    assert run("generate", "model.gguf", "-p", "x", "--raw", "--activations", "f32").code == 0
+    assert run("generate", "model.gguf", "-p", "x", "--raw").code == 0
+    assert chosen == ["f32", "auto"]
+    assert run("generate", "model.gguf", "-p", "x", "--activations", "f16").code == 2

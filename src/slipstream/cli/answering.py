@@ -16,7 +16,7 @@ import typer
 from slipstream.checkpoint.sources import resolve
 from slipstream.engine.answer import Completion, Delta, Timings, fold
 from slipstream.engine.engine import Engine
-from slipstream.engine.options import EngineOptions
+from slipstream.engine.options import Activations, EngineOptions
 from slipstream.engine.request import Request
 
 ModelArgument = Annotated[str, typer.Argument(help="a name (see `pull`), a file or a folder")]
@@ -27,6 +27,10 @@ MinP = Annotated[float, typer.Option(help="draw from those at least this likely,
 Seed = Annotated[int | None, typer.Option(min=0, help="the same seed draws the same tokens")]
 Threads = Annotated[int | None, typer.Option(min=1, help="default: all usable cores")]
 Context = Annotated[int | None, typer.Option(min=2, help="most tokens of prompt and answer")]
+ActivationsChoice = Annotated[
+    Activations,
+    typer.Option("--activations", help="int8 is faster, f32 nearer; auto: int8 where it is meant"),
+]
 Json = Annotated[bool, typer.Option("--json", help="print JSON instead of text")]
 
 CONTROLS = {
@@ -34,11 +38,14 @@ CONTROLS = {
 }
 
 
-def open_engine(model: str, context: int | None, threads: int | None) -> Engine:
+def open_engine(
+    model: str, context: int | None, threads: int | None, activations: Activations = "auto"
+) -> Engine:
     """An engine for one answer at a time; fetching and loading show their progress."""
     resolve(model)  # has a progress bar of its own
+    options = EngineOptions(max_batch=1, context=context, threads=threads, activations=activations)
     with waiting(f"loading {model}"):
-        return Engine.open(model, EngineOptions(max_batch=1, context=context, threads=threads))
+        return Engine.open(model, options)
 
 
 @contextmanager

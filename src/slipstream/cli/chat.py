@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from slipstream.cli.answering import (
+    ActivationsChoice,
     Context,
     Json,
     MinP,
@@ -97,6 +98,7 @@ def command(  # noqa: PLR0917  each argument is an option of the command line
     seed: Seed = None,
     context: Context = None,
     threads: Threads = None,
+    activations: ActivationsChoice = "auto",
     as_json: Json = False,
 ) -> None:
     """Talk with a model. Ctrl-C stops an answer, Ctrl-D leaves, /help lists the commands.
@@ -111,7 +113,7 @@ def command(  # noqa: PLR0917  each argument is an option of the command line
         max_tokens=max_tokens,
         seed=seed,
     )
-    session = Session(open_engine(model, context, threads), params, system, as_json)
+    session = Session(open_engine(model, context, threads, activations), params, system, as_json)
     if prompt is not None:
         session.say(sys.stdin.read() if prompt == "-" else prompt)
         return

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from slipstream.cli.answering import (
+    ActivationsChoice,
     Context,
     Json,
     MinP,
@@ -40,6 +41,7 @@ def command(  # noqa: PLR0917  each argument is an option of the command line
     raw: Annotated[bool, typer.Option(help="continue the text; no chat template")] = False,
     context: Context = None,
     threads: Threads = None,
+    activations: ActivationsChoice = "auto",
     as_json: Json = False,
 ) -> None:
     """Answer one prompt, streaming; tokens per second go to stderr.
@@ -56,7 +58,7 @@ def command(  # noqa: PLR0917  each argument is an option of the command line
         stop=tuple(stop or ()),
         seed=seed,
     )
-    engine = open_engine(model, context, threads)
+    engine = open_engine(model, context, threads, activations)
     request = engine.request(prompt_of(engine, text, raw), params)
     outcome = answer(engine, request, (lambda text: None) if as_json else show_text)
     if as_json:

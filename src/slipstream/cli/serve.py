@@ -9,7 +9,7 @@ import typer
 
 from slipstream.checkpoint.sources import resolve
 from slipstream.cli import serve_models, serve_options
-from slipstream.cli.answering import Context, Threads, waiting
+from slipstream.cli.answering import ActivationsChoice, Context, Threads, waiting
 from slipstream.engine.engine import Engine
 from slipstream.engine.options import Batching, EngineOptions
 
@@ -34,6 +34,7 @@ def command(  # noqa: PLR0917  each argument is an option of the command line
     context: Context = None,
     kv_memory: Annotated[int | None, typer.Option(min=1, help="MB of KV pages")] = None,
     threads: Threads = None,
+    activations: ActivationsChoice = "auto",
     queue: serve_options.Queue = 128,
     max_prompt: serve_options.MaxPrompt = None,
     max_answer: serve_options.MaxAnswer = None,
@@ -71,6 +72,7 @@ def command(  # noqa: PLR0917  each argument is an option of the command line
         context=context,
         kv_memory_bytes=None if kv_memory is None else kv_memory * 10**6,
         threads=threads,
+        activations=activations,
     )
     specs = serve_models.specs_of(model, name, more)
     first, *_ = [resolve(spec.source) for spec in specs]  # has a progress bar of its own
