@@ -260,3 +260,17 @@ def test_what_is_overdue_is_named_once():
     assert made.overdue(2.9) == [] and made.overdue(3.0) == [1] and made.overdue(3.0) == []
     made.remove(2)
     assert made.overdue(10.0) == []
+
+
+def test_what_a_joining_request_found_is_there_when_another_one_makes_room():
+    """The one set back names its last page, which holds more than the page that was found."""
+    shared = tuple(range(74))
+    made = scheduler(request(1, shared, 1), max_batch=1, page_count=8)
+    run(made)  # it ends: its second page, ten tokens of it, rests
+    made.add(request(2, (*shared, *range(500, 510)), 9, priority=1))
+    run(made)
+    made.add(request(3, (*shared, *range(600, 605)), 9))
+    decided = run(made)
+    assert (admitted(decided), decided.preempted) == ([3], (2,))
+    assert decided.admitted[0].cached == len(shared)
+    made.check()

@@ -84,6 +84,21 @@ async def test_a_failed_step_reaches_every_client_and_the_next_is_served():
 
 
 @run_async
+async def test_a_step_that_breaks_off_with_half_of_its_books_done_is_forgotten_whole():
+    engine = talking()
+
+    def broken(count):
+        raise AssertionError("no page is where it should be")
+
+    engine.scheduler.state.pool.take = broken  # after the request has left the queue
+    async with serving(engine) as service:
+        with pytest.raises(EngineError, match="no page is where"):
+            await text_of(service.submit(engine.request("Hi>")))
+        assert await text_of(service.submit(engine.request("Hi>"))) == "Hello, wörld!"
+        engine.check()
+
+
+@run_async
 async def test_a_request_without_a_next_token_fails_alone():
     talk = parrot("fine")
 
@@ -154,7 +169,7 @@ async def test_a_thread_that_dies_leaves_nobody_waiting():
     def broken():
         raise AssertionError("our own mistake")
 
-    engine.step = engine.cancel_all = broken
+    engine.step = engine.start_afresh = broken
     service = Service(engine)
     service.start()
     stream = service.submit(engine.request("Hi>"))

@@ -207,6 +207,11 @@ class Engine:
             for request_id in self.running.ids:
                 self.cancel(request_id)
 
+    def start_afresh(self) -> list[int]:
+        """After a step that failed: forgets all requests, which are returned, and all pages."""
+        with self._lock:
+            return self.running.start_afresh()
+
     def forget_prefixes(self) -> None:
         """Empties the prefix cache: for when a name comes to stand for another adapter."""
         with self._lock:

@@ -49,9 +49,8 @@ class Running:
         self.program = program
         self.tokenizer = tokenizer
         self.stats = Stats()
-        self.scheduler = Scheduler(
-            settings.limits, settings.page_count, prefix_cache=settings.prefix_cache
-        )
+        self.settings = settings
+        self.scheduler = self._new_scheduler()
         self.vocabulary = min(program.graph.vocabulary, tokenizer.vocabulary_size)
         self.kv = program.new_kv(settings.page_count)
         self.drawer = Drawer(settings.threads or thread_count())
@@ -85,6 +84,23 @@ class Running:
         if delta is not None:
             self._file([delta])
         return delta
+
+    def start_afresh(self) -> list[int]:
+        """Forgets everything after a step that failed halfway: no request, no page, no prefix of
+        before is trusted. Returns the requests that are lost; they get no delta.
+        """
+        lost = self.ids
+        for request_id in lost:
+            self.drawer.forget(request_id)
+        self._answers.clear()
+        self._mail.clear()
+        self.scheduler = self._new_scheduler()
+        self.wait_s = None
+        return lost
+
+    def _new_scheduler(self) -> Scheduler:
+        settings = self.settings
+        return Scheduler(settings.limits, settings.page_count, prefix_cache=settings.prefix_cache)
 
     def snapshot(self) -> Snapshot:
         """What is held and was done."""

@@ -79,6 +79,8 @@ class Scheduler:
         Returns the pages to copy before the step runs: (from, to), in this order.
         """
         pool = self.state.pool
+        for admission in plan.admitted:  # first: what was found is not to be dropped meanwhile
+            pool.share(admission.pages)
         for request_id in plan.preempted:
             self._set_back(self.sequences[request_id], now_s)
         for admission in plan.admitted:
@@ -144,9 +146,9 @@ class Scheduler:
         assert GONE not in sequence.pages[first:], "a page in sight is gone"
 
     def _admit(self, admission: Admission, now_s: float) -> None:
+        """It runs from now on, on pages that `begin` has shared for it."""
         sequence = self.sequences[admission.request_id]
         self.state.waiting.admit(sequence, now_s)
-        self.state.pool.share(admission.pages)
         sequence.level = admission.level
         sequence.cached = admission.cached
         sequence.pages = list(admission.pages)

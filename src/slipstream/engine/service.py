@@ -250,8 +250,7 @@ class Service:
 
     def _fail(self, error: Exception) -> None:
         log.exception("a step failed")
-        lost = list(self.engine.scheduler.sequences)
-        self.engine.cancel_all()
+        lost = self.engine.start_afresh()
         told = EngineError(f"the step that computed this request failed: {error}")
         for request_id in lost:
             self._loop.call_soon_threadsafe(self._deliver_error, request_id, told)
