@@ -42,6 +42,7 @@ class World:
     steps: int = 0
     copies: int = 0
     ended: list[int] = field(default_factory=list)
+    prompts: list[list[int]] = field(default_factory=list)  # of all requests so far
 
     def step(self) -> Plan:
         """One step; ends what has its answer or is overdue."""

@@ -34,6 +34,11 @@ def arrive(world: World, chance: random.Random, number: int) -> int:
     """A request, or several siblings, often with a beginning seen before; the next free number."""
     prompt = [*range(chance.choice([0, 60, 64, 130])), *(chance.randrange(3) for _ in range(40))]
     prompt = prompt[: chance.randint(1, len(prompt))]
+    if world.prompts and chance.random() < 0.5:  # goes on from within an earlier one
+        earlier = chance.choice(world.prompts)
+        more = [chance.randrange(3) for _ in range(chance.choice([0, 1, 12]))]
+        prompt = [*earlier[: chance.randint(len(earlier) // 2, len(earlier))], *more] or prompt
+    world.prompts.append(prompt)
     how = {
         "priority": chance.choice([0, 0, 0, 1, -1]),
         "key": chance.choice("abc"),
