@@ -73,7 +73,7 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--calls", type=int, default=3, help="requests of each client in a round")
     parser.add_argument("--prompt", type=int, default=128, help="tokens of a prompt")
     parser.add_argument("--answer", type=int, default=64, help="tokens of an answer")
-    parser.add_argument("--rounds", type=int, help="default 5, with --short 3")
+    parser.add_argument("--rounds", type=int, help="default 5: fewer say nothing")
     parser.add_argument("--context", type=int, default=1024, help="positions of each slot")
     parser.add_argument("--slots", type=int, default=32)
     parser.add_argument("--trace", type=Path, help="recorded arrivals instead")
@@ -81,12 +81,12 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--pace", type=float, default=1.0, help="times the trace's own speed")
     parser.add_argument("--twice", action="store_true", help="ours twice: shows the noise")
     parser.add_argument("--flash", choices=("on", "off", "both"), default="both")
-    parser.add_argument("--short", action="store_true", help="few rounds, 1, 8 and 32 at once")
+    parser.add_argument("--short", action="store_true", help="one call a client; 1, 8, 32 at once")
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
-    options.rounds = options.rounds or (3 if options.short else 5)
+    options.rounds = options.rounds or 5
     if options.short:
-        options.concurrency, options.calls = "1,8,32", 2
+        options.concurrency, options.calls = "1,8,32", 1
     return options
 
 
