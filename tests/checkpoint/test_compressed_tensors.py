@@ -17,13 +17,14 @@ from slipstream.checkpoint.compressed_tensors_write import encode, pack_words, p
 from slipstream.checkpoint.safetensors_write import write_safetensors
 from slipstream.errors import FileFormatError, UnsupportedError
 from slipstream.formats.affine import quantize_affine
+from slipstream.formats.nibbles import unpack_nibbles
 from slipstream.formats.tensor import Affine, AffineTensor, DenseTensor, Tensor
 from slipstream.graph.ops import Activations
 
 NAME = "model.layers.0.mlp.up_proj.weight"
 FORMATS = [
     Affine(bits, group, zero)
-    for bits in (2, 3, 4, 8)
+    for bits in (2, 3, 4, 5, 6, 8)
     for group in (16, 32, None)
     for zero in ("symmetric", "zero_point")
 ]
@@ -95,7 +96,7 @@ def test_a_tensor_survives_the_round_trip(
 @given(
     rows=st.integers(1, 20),
     count=st.integers(1, 40),
-    bits=st.sampled_from([2, 3, 4, 8]),
+    bits=st.sampled_from([2, 3, 4, 5, 6, 8]),
     seed=st.integers(0, 1000),
 )
 def test_packing_is_undone_by_unpacking(rows: int, count: int, bits: int, seed: int) -> None:
@@ -182,7 +183,7 @@ def group(**changes: Any) -> dict[str, Any]:
     "config",
     [
         group(weights={"type": "float", "num_bits": 8}),
-        group(weights={"num_bits": 5}),
+        group(weights={"num_bits": 7}),
         group(weights={"strategy": "block"}),
         group(weights={"group_size": 8}),
         group(weights={"actorder": "group"}),
@@ -271,12 +272,28 @@ def test_bfloat16_scales_and_whole_tensor_scales_are_read() -> None:
 
 def test_four_bit_codes_stored_one_a_byte_are_packed() -> None:
     tensor = quantize_affine(matrix(16, 32), Affine(4, 32))
-    config, arrays = write({"model.embed_tokens.weight": tensor}, tied=True)
-    assert arrays.array("model.embed_tokens.weight").dtype == np.int8
-    assert_same(CompressedTensors(config, arrays).tensor("model.embed_tokens.weight"), tensor)
-    arrays.arrays["model.embed_tokens.weight"] = np.full((16, 32), 9, np.int8)
+    config, _ = write({NAME: tensor})
+    config["quantization_config"]["format"] = "int-quantized"
+    module = NAME.removesuffix("weight")
+    codes = (unpack_nibbles(tensor.codes) ^ np.uint8(0x08)).view(np.int8)
+    codes = np.where(codes > 7, codes - 16, codes).astype(np.int8)
+    arrays = Memory({module + "weight": codes, module + "weight_scale": tensor.scales})
+    assert_same(CompressedTensors(config, arrays).tensor(NAME), tensor)
+    arrays.arrays[module + "weight"] = np.full((16, 32), 9, np.int8)
     with pytest.raises(FileFormatError, match="4 bits"):
-        CompressedTensors(config, arrays).tensor("model.embed_tokens.weight")
+        CompressedTensors(config, arrays).tensor(NAME)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_small_embedding_is_packed_once_and_keeps_its_heads_activations(tied: bool) -> None:
+    name, int8 = "model.embed_tokens.weight", Activations(8, 32)
+    tensor = quantize_affine(matrix(32, 64), Affine(5, 32))
+    config, arrays = write({name: tensor}, {name: int8}, tied)
+    assert arrays.array("model.embed_tokens.weight_packed").nbytes == 32 * 64 * 5 // 8
+    assert not any("lm_head" in stored for stored in arrays.names())
+    reader = CompressedTensors(config, arrays)
+    assert_same(reader.tensor(name), tensor)
+    assert reader.activations() == ({name: int8} if tied else {})
 
 
 @pytest.mark.slow
@@ -307,7 +324,7 @@ def test_the_compressed_tensors_package_reads_the_same_values(form: Affine) -> N
     [
         (Affine(4, 32), Affine(8, 32)),
         (Affine(8, None), None),
-        (Affine(8, 32, "zero_point"), Affine(4, 32)),
+        (Affine(8, 32, "zero_point"), Affine(8, None)),
     ],
 )
 def test_transformers_loads_it_and_agrees(

@@ -33,6 +33,25 @@ def test_more_bits_err_less() -> None:
     weight = np.random.default_rng(1).normal(size=(8, 128)).astype(np.float32)
     errors = [
         np.square(weight - quantize_affine(weight, Affine(bits, 32)).dequantize()).mean()  # type: ignore[arg-type]
-        for bits in (2, 3, 4, 8)
+        for bits in (2, 3, 4, 5, 6, 8)
     ]
     assert all(a > 3 * b for a, b in pairwise(errors))
+
+
+@pytest.mark.parametrize("bits", [5, 6])
+@pytest.mark.parametrize("zero", ["symmetric", "zero_point", "minimum"])
+def test_six_and_five_bits_are_eight_bits_in_a_smaller_range(bits: int, zero: str) -> None:
+    format = Affine(bits, 32, zero)  # type: ignore[arg-type]
+    weight = np.random.default_rng(bits).normal(size=(6, 96)).astype(np.float32)
+    tensor = quantize_affine(weight, format)
+    low, high = format.code_range
+    assert high - low == 2**bits - 1 and tensor.codes.min() == low and tensor.codes.max() == high
+    as_eight = replace(tensor, format=replace(format, bits=8))
+    assert np.array_equal(tensor.dequantize(), as_eight.dequantize())
+
+
+def test_a_file_holds_codes_without_gaps() -> None:
+    weight = np.random.default_rng(0).normal(size=(6, 64)).astype(np.float32)
+    for bits in (2, 3, 4, 5, 6, 8):
+        tensor = quantize_affine(weight, Affine(bits, 32))  # type: ignore[arg-type]
+        assert tensor.file_bytes == 6 * 64 * bits // 8 + 6 * 2 * 2

@@ -71,9 +71,10 @@ class CompressedTensors:
             for module, scheme in self._quantized.items()
             if module in served and not is_embedding(module)
         }
-        if HEAD in self._quantized and HEAD not in served:
+        head = self._quantized.get(HEAD) or self._schemes.exact.get(HEAD)
+        if head is not None and HEAD not in served:
             tied = [module for module in self._quantized if is_embedding(module)]
-            found |= {f"{module}.weight": self._quantized[HEAD].activations for module in tied}
+            found |= {f"{module}.weight": head.activations for module in tied}
         return found
 
     def tensor(self, name: str) -> Tensor:
@@ -105,21 +106,25 @@ class CompressedTensors:
         if width % 2:
             raise UnsupportedError(f"the quantized tensor {module!r} has an odd number of inputs")
         data = np.ascontiguousarray(packed).view(np.uint8)
-        if bits < 4:
-            codes: NDArray = pack_nibbles(unpack_bits(data, bits, width) + np.uint8(low))
+        if bits in (4, 8):
+            codes: NDArray = np.ascontiguousarray(data[:, : width * bits // 8])
         else:
-            codes = np.ascontiguousarray(data[:, : width * bits // 8])
-        if bits == 8:
-            codes = (codes ^ 0x80).view(np.int8)
+            codes = unpack_bits(data, bits, width) + np.uint8(low % 256)
+        if bits > 4:
+            codes = (codes ^ 0x80 if bits == 8 else codes).view(np.int8)
+        elif bits < 4:
+            codes = pack_nibbles(codes)
         return self._affine(module, scheme.format, codes, width)
 
     def _plain(self, module: str, scheme: Scheme) -> AffineTensor:
         codes = self._part(module, "weight", np.int8, 2)
         width = codes.shape[1]
+        half = 1 << scheme.format.bits - 1
+        if codes.min(initial=0) < -half or codes.max(initial=0) >= half:
+            raise _disagree(module, f"its codes do not fit {scheme.format.bits} bits")
         if scheme.format.nibbles:
-            half = 1 << scheme.format.bits - 1
-            if width % 2 or codes.min(initial=0) < -half or codes.max(initial=0) >= half:
-                raise _disagree(module, f"its codes do not fit {scheme.format.bits} bits")
+            if width % 2:
+                raise UnsupportedError(f"{module!r} has an odd number of inputs")
             codes = pack_nibbles((codes + half + scheme.format.code_range[0]).view(np.uint8))
         return self._affine(module, scheme.format, codes, width)
 
@@ -153,8 +158,8 @@ class CompressedTensors:
         if stored.dtype == np.int32 and f"{module}.weight_packed" in self._stored:
             if stored.shape != (-(-rows * bits // 32), groups):
                 raise _disagree(module, f"its zero points have the shape {stored.shape}")
-            unsigned = unpack_words(stored.T, bits, rows).T
-            return np.ascontiguousarray(unsigned if bits < 8 else (unsigned ^ 0x80).view(np.int8))
+            unsigned = np.ascontiguousarray(unpack_words(stored.T, bits, rows).T)
+            return unsigned if bits <= 4 else (unsigned - np.uint8(1 << bits - 1)).view(np.int8)
         if stored.dtype.kind not in "iu":
             raise _disagree(module, f"its zero points are of the type {stored.dtype}")
         stored = _spread(module, stored, rows, groups)
@@ -162,7 +167,7 @@ class CompressedTensors:
         if stored.min(initial=0) < low or stored.max(initial=0) > high:
             raise _disagree(module, f"its zero points lie outside {low}…{high}")
         signed = stored.astype(np.int8)
-        return (signed - low).view(np.uint8) if bits < 8 else signed
+        return (signed - low).view(np.uint8) if bits <= 4 else signed
 
     def _shape(self, module: str) -> tuple[int, int]:
         shape = self._part(module, "weight_shape", np.int64, 1).tolist()

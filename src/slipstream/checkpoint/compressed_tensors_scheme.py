@@ -122,10 +122,10 @@ def _scheme(name: str, group: Any) -> Scheme:
 
 def _weights(name: str, entry: Mapping[str, Any]) -> Affine:
     bits = entry.get("num_bits", 8)
-    if entry.get("type", "int") != "int" or bits not in (2, 3, 4, 8):
+    if entry.get("type", "int") != "int" or bits not in (2, 3, 4, 5, 6, 8):
         kind = f"{entry.get('type', 'int')} weights of {bits} bits"
         raise UnsupportedError(
-            f"the group {name!r} has {kind}; only int of 2, 3, 4 or 8 bits is supported"
+            f"the group {name!r} has {kind}; only int of 2 to 6 or 8 bits is supported"
         )
     if entry.get("actorder") in ("group", "dynamic"):
         raise UnsupportedError(f"the group {name!r} reorders its inputs (actorder), not supported")

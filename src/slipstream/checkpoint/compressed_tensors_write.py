@@ -85,10 +85,11 @@ def _layout(module: str, form: Affine, activations: Activations) -> Layout:
     """What others can load.
 
     vLLM wants weight-only matrices packed. transformers (5.23) loads only plain embeddings, and no
-    packed zero points: those are avoided for 8 bits, for 4 they would cost twice the size.
+    packed zero points: those are avoided for 8 bits, for 4 they would cost twice the size. So it
+    loads embeddings of 8 bits; smaller ones are packed, since they are chosen for their size.
     """
     if is_embedding(module):
-        return "int-quantized"
+        return "int-quantized" if form.bits == 8 else "pack-quantized"
     plain = form.bits == 8 and (activations.bits == 8 or form.zero == "zero_point")
     return "int-quantized" if plain else "pack-quantized"
 
@@ -102,7 +103,7 @@ def _config(schemes: Mapping[str, Scheme], ignore: list[str]) -> dict[str, Any]:
     groups = {}
     for index, (scheme, modules) in enumerate(reversed(ordered)):
         last = index == len(ordered) - 1
-        named = [module for module in modules if not last or is_embedding(module)]
+        named = [one for one in modules if not last or is_embedding(one) or one == HEAD]
         targets = [*named, "Linear"] if last else named
         groups[f"group_{index}"] = write_group(scheme, targets)
     layouts = {scheme.layout for scheme in members}
@@ -125,7 +126,7 @@ def encode(name: str, tensor: Tensor, plan: LayoutPlan | None) -> dict[str, NDAr
     module = name.removesuffix(".weight")
     arrays = _parts(tensor, plan.schemes[module].layout)
     named = {f"{module}.{part}": array for part, array in arrays.items()}
-    if module == plan.tied:
+    if module == plan.tied and "weight" in arrays:  # packed, nobody else ties them
         named |= {f"{HEAD}.{part}": array for part, array in arrays.items() if part != "weight"}
     return named
 
@@ -138,13 +139,15 @@ def _parts(tensor: AffineTensor, layout: Layout | None) -> dict[str, NDArray]:
         parts["weight"] = _signed(tensor.codes, form)
         if tensor.offsets is not None:
             zeros = tensor.offsets.view(np.int8)
-            parts["weight_zero_point"] = zeros if bits == 8 else zeros - np.int8(1 << bits - 1)
+            parts["weight_zero_point"] = zeros - np.int8(1 << bits - 1) if form.nibbles else zeros
         return parts
     parts["weight_packed"] = _words(_packed(tensor.codes, form))
     parts["weight_shape"] = np.array([rows, width], np.int64)
     if tensor.offsets is not None:
         unsigned: NDArray[np.uint8] = tensor.offsets.view(np.uint8)
-        words = pack_words((unsigned if form.nibbles else unsigned ^ np.uint8(0x80)).T, bits)
+        if not form.nibbles:
+            unsigned = unsigned + np.uint8(1 << bits - 1)
+        words = pack_words(unsigned.T, bits)
         parts["weight_zero_point"] = np.ascontiguousarray(words.T)
     return parts
 
@@ -156,12 +159,13 @@ def _packed(codes: NDArray, form: Affine) -> NDArray[np.uint8]:
         return data
     if form.bits == 8:
         return np.bitwise_xor(data, np.uint8(0x80))
-    return pack_bits(unpack_nibbles(data) - np.uint8(form.code_range[0]), form.bits)
+    single = unpack_nibbles(data) if form.nibbles else data
+    return pack_bits(single - np.uint8(form.code_range[0] % 256), form.bits)
 
 
 def _signed(codes: NDArray, form: Affine) -> NDArray[np.int8]:
     """One int8 per code, as compressed-tensors counts them (4 bits: -8…7)."""
-    if form.bits == 8:
+    if not form.nibbles:
         return codes
     lowest = form.code_range[0] + (1 << form.bits - 1)
     return unpack_nibbles(codes).view(np.int8) - np.int8(lowest)

@@ -9,7 +9,7 @@ from slipstream.compress.chain import Chain, read_chain
 from slipstream.compress.registry import QUANTIZERS
 from slipstream.errors import SourceError, UnsupportedError
 
-BITS = (2, 3, 4, 8)
+BITS = (2, 3, 4, 5, 6, 8)
 
 _UNITS = {"": 1, "b": 1, "kb": 1e3, "mb": 1e6, "gb": 1e9}
 _UNITS |= {"kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30}
@@ -32,7 +32,7 @@ def quantizing_passes(
 ) -> list[dict[str, Any]]:
     """As a recipe spells them: the blocks' linears by one method, embedding and head at 8 bits."""
     if bits not in BITS:
-        raise UnsupportedError(f"--bits is one of 2, 3, 4, 8, not {bits}")
+        raise UnsupportedError(f"--bits is one of 2, 3, 4, 5, 6, 8, not {bits}")
     known_choice("--method", method, {name: name for name in QUANTIZERS})
     ends = {"method": "rtn", "select": ["embedding", "head"], "bits": 8, "group": "row"}
     rest = {"method": method, "bits": bits, "group": _group(group), "zero": zero}

@@ -36,7 +36,7 @@ _ACTIVATIONS = {**{name: name for name in ACTIVATIONS}, "int8": "int8 g32"}
 def command(  # noqa: PLR0917  each argument is an option of the command line
     model: ModelName,
     out: Out = None,
-    bits: Annotated[int, typer.Option(help="Of the weights: 8, 4, 3 or 2.")] = 4,
+    bits: Annotated[int, typer.Option(help="Of the weights: 8, 6, 5, 4, 3 or 2.")] = 4,
     group: Annotated[
         str, typer.Option(help="Inputs that share a scale: 32, 64, 128 … or row.")
     ] = "32",

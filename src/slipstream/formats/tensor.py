@@ -30,11 +30,11 @@ class Affine:
     ============  ================  ==========================================
 
     with q in 0…15 for 4 bits and -128…127 for 8. A group is a multiple of 16. Codes of 3 and 2 bits
-    are codes of 4 bits in a smaller range (`code_range`): kernels run them as such, files pack
-    them densely.
+    are codes of 4 bits in a smaller range (`code_range`), those of 6 and 5 bits codes of 8: kernels
+    run them as such, files pack them densely.
     """
 
-    bits: Literal[2, 3, 4, 8]
+    bits: Literal[2, 3, 4, 5, 6, 8]
     group: int | None
     zero: Zero = "symmetric"
 
@@ -46,8 +46,8 @@ class Affine:
     @property
     def code_range(self) -> tuple[int, int]:
         """The least and the greatest code q."""
-        if self.bits == 8:
-            return -128, 127
+        if not self.nibbles:
+            return -(1 << self.bits - 1), (1 << self.bits - 1) - 1
         if self.zero == "symmetric":
             return 8 - (1 << self.bits - 1), 7 + (1 << self.bits - 1)
         return 0, (1 << self.bits) - 1
@@ -84,7 +84,7 @@ class AffineTensor:
     """A matrix [O, I] of integer codes.
 
     codes    uint8 [O, I / 2] for 4 bits and fewer (the low nibble is the even input); int8 [O, I]
-             for 8
+             for more
     scales   float16 or float32 [O, G]
     offsets  None (symmetric) · uint8 or int8 [O, G] (zero_point)
              · float16 or float32 [O, G] (minimum)
@@ -103,9 +103,15 @@ class AffineTensor:
 
     @property
     def size_bytes(self) -> int:
-        """Codes, scales and offsets, as they are in memory; a file packs 3 and 2 bits closer."""
+        """Codes, scales and offsets, as they are in memory."""
         offsets = 0 if self.offsets is None else self.offsets.nbytes
         return self.codes.nbytes + self.scales.nbytes + offsets
+
+    @property
+    def file_bytes(self) -> int:
+        """The same as a file has them: codes without gaps."""
+        rows, width = self.shape
+        return self.size_bytes - self.codes.nbytes + rows * (-(-width * self.format.bits // 32) * 4)
 
     def dequantize(self) -> NDArray[np.float32]:
         """The values [O, I]: (q - z) · scale, or q · scale + m, each operation rounded once.

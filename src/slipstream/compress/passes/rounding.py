@@ -38,7 +38,7 @@ class Rounding:
     """
 
     select: tuple[str, ...] = ("linear",)
-    bits: Literal[2, 3, 4, 8] = 4
+    bits: Literal[2, 3, 4, 5, 6, 8] = 4
     group: int | None = 64
     zero: Zero = "symmetric"
 
