@@ -4,6 +4,8 @@
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
+
 #include "arrays.h"
 #include "bindings.h"
 #include "step/program.h"
@@ -22,16 +24,18 @@ Batch batch_of(const AnyArray& ids, const AnyArray& row_starts, const AnyArray& 
   batch.ids = array_data<std::int32_t>(ids, 1, "ids");
   batch.row_starts = array_data<std::int32_t>(row_starts, 1, "row_starts");
   batch.lengths = array_data<std::int32_t>(lengths, 1, "lengths");
-  batch.pages = array_data<std::int32_t>(pages, 2, "pages");
+  const int tables = pages.ndim() == 3 ? 1 : 0;  // whether the first axis is that of the tables
+  batch.pages = array_data<std::int32_t>(pages, 2 + tables, "pages");
   batch.logit_rows = array_data<std::int32_t>(logit_rows, 1, "logit_rows");
   batch.rows = count_of(ids, 0, "ids");
   batch.sequences = count_of(lengths, 0, "lengths");
-  batch.page_stride = count_of(pages, 1, "pages");
+  batch.page_stride = count_of(pages, 1 + tables, "pages");
+  batch.page_tables = tables == 0 ? 1 : count_of(pages, 0, "pages");
   batch.logit_count = count_of(logit_rows, 0, "logit_rows");
   if (extent(row_starts, 0) != std::int64_t{batch.sequences} + 1) {
     throw std::invalid_argument("row_starts must be one longer than lengths");
   }
-  if (extent(pages, 0) != batch.sequences) {
+  if (extent(pages, tables) != batch.sequences) {
     throw std::invalid_argument("pages must have a row for each sequence");
   }
   if (adapters) {
@@ -92,13 +96,22 @@ void step_captured(Program& program, const AnyArray& ids, const AnyArray& row_st
   program.step_captured(batch, kv, out, captures);
 }
 
+void copy_page(KV& kv, int source, int target, std::optional<int> kind) {
+  if (kind) return kv.copy_page(source, target, *kind);
+  for (std::size_t each = 0; each < kv.page_counts().size(); ++each) {
+    kv.copy_page(source, target, static_cast<int>(each));
+  }
+}
+
 }  // namespace
 
 void bind_program(nb::module_& module) {
   nb::class_<KV>(module, "KV")
-      .def_prop_ro("page_count", &KV::page_count)
+      .def_prop_ro("page_counts", &KV::page_counts)
+      .def_prop_ro("page_count", [](const KV& kv) { return std::ranges::min(kv.page_counts()); })
       .def_prop_ro("size_bytes", &KV::size_bytes)
-      .def("copy_page", &KV::copy_page);
+      .def("copy_page", &copy_page, nb::arg("source"), nb::arg("target"),
+           nb::arg("kind").none() = nb::none());
   nb::class_<Program> program(module, "Program");
   program.def_prop_ro("threads", &Program::threads)
       .def_prop_ro("vocabulary", &Program::vocabulary)

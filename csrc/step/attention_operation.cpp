@@ -44,8 +44,8 @@ HeadPages AttentionOperation::pages_of(const Step& step, const AttentionTask& ta
   HeadPages pages;
   pages.keys = step.kv.keys(options_.layer, 0) + head_bytes * task.kv_head;
   pages.values = step.kv.values(options_.layer, 0) + head_bytes * task.kv_head;
-  pages.page_bytes = step.kv.page_bytes();
-  pages.pages = step.batch.pages_of(task.sequence);
+  pages.page_bytes = step.kv.page_bytes(options_.layer);
+  pages.pages = step.batch.pages_of(task.sequence, options_.kind);
   return pages;
 }
 
@@ -146,6 +146,7 @@ void AttentionOperation::merge_row(const Step& step, int row) {
 RowOperation write_kv(int node, int keys, int values, const AttentionOptions& options) {
   const AttentionShape shape = options.shape;
   const int layer = options.layer;
+  const int kind = options.kind;
   const int heads = options.plan->heads().kv_heads;
   auto write = options.kernels->write;
   const std::size_t head_bytes =
@@ -153,7 +154,8 @@ RowOperation write_kv(int node, int keys, int values, const AttentionOptions& op
   const auto work = [=](const Step& step, int row_begin, int row_end) {
     for (int row = row_begin; row < row_end; ++row) {
       const int position = step.places.position[row];
-      const int page = step.batch.pages_of(step.places.sequence[row])[position / kPageSize];
+      const std::int32_t* pages = step.batch.pages_of(step.places.sequence[row], kind);
+      const int page = pages[position / kPageSize];
       const float* key = rows_of(step, keys)[row];
       const float* value = rows_of(step, values)[row];
       for (int head = 0; head < heads; ++head) {

@@ -13,6 +13,7 @@ namespace slipstream {
 
 struct AttentionOptions {
   int layer;
+  int kind;  // whose pages it reads and writes: see KVLayer
   AttentionShape shape;
   const AttentionKernels* kernels;
   std::shared_ptr<AttentionPlan> plan;  // shared by the layers that have the same heads and window

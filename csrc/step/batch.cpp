@@ -22,6 +22,19 @@ void check_rows(const Batch& batch, int vocabulary) {
   }
 }
 
+// Of a sequence whose first row is at position `length`.
+void check_pages(const std::int32_t* pages, int length, std::int64_t needed,
+                 const PageLimits& limits) {
+  const bool all_seen = limits.window == 0 || length < limits.window;
+  const int first_seen = all_seen ? 0 : length - limits.window + 1;
+  for (std::int64_t i = first_seen / kPageSize; i < needed; ++i) {
+    if (pages[i] < 0 || pages[i] >= limits.page_count) {
+      throw std::invalid_argument("page numbers must be in 0…" +
+                                  std::to_string(limits.page_count - 1));
+    }
+  }
+}
+
 void check_sequence(const Batch& batch, int sequence, const BatchLimits& limits) {
   const std::int32_t begin = batch.row_starts[sequence];
   const std::int32_t end = batch.row_starts[sequence + 1];
@@ -33,14 +46,9 @@ void check_sequence(const Batch& batch, int sequence, const BatchLimits& limits)
   require(positions <= std::numeric_limits<std::int32_t>::max(), "a sequence is too long");
   const std::int64_t needed = (positions + kPageSize - 1) / kPageSize;
   require(needed <= batch.page_stride, "a sequence has fewer pages than its positions need");
-  const std::int32_t* pages = batch.pages_of(sequence);
-  const bool all_seen = limits.window == 0 || length < limits.window;
-  const int first_seen = all_seen ? 0 : length - limits.window + 1;
-  for (std::int64_t i = first_seen / kPageSize; i < needed; ++i) {
-    if (pages[i] < 0 || pages[i] >= limits.page_count) {
-      throw std::invalid_argument("page numbers must be in 0…" +
-                                  std::to_string(limits.page_count - 1));
-    }
+  for (std::size_t kind = 0; kind < limits.kinds.size(); ++kind) {
+    const std::int32_t* pages = batch.pages_of(sequence, static_cast<int>(kind));
+    check_pages(pages, length, needed, limits.kinds[kind]);
   }
 }
 
@@ -59,6 +67,8 @@ void RowPlaces::fill(const Batch& batch) {
 
 void check_batch(const Batch& batch, const BatchLimits& limits) {
   require(batch.rows >= 1 && batch.sequences >= 1, "a batch needs at least one row");
+  require(batch.page_tables == 1 || batch.page_tables == static_cast<int>(limits.kinds.size()),
+          "pages must have a table for each kind of attention, or one for all");
   check_rows(batch, limits.vocabulary);
   for (int s = 0; s < batch.sequences; ++s) check_sequence(batch, s, limits);
   for (int i = 0; i < batch.logit_count; ++i) {

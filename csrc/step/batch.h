@@ -14,16 +14,18 @@ struct Batch {
   const std::int32_t* ids;         // [rows]
   const std::int32_t* row_starts;  // [sequences + 1]
   const std::int32_t* lengths;     // [sequences] positions in the cache before this step
-  const std::int32_t* pages;       // [sequences][page_stride]
+  const std::int32_t* pages;       // [page_tables][sequences][page_stride]
   const std::int32_t* logit_rows;  // [logit_count] ascending
   int rows;
   int sequences;
   int page_stride;
+  int page_tables;  // one for each kind of attention, or one that is good for all
   int logit_count;
   const std::int32_t* adapters = nullptr;  // [sequences] slots, -1: none; null: none at all
 
-  const std::int32_t* pages_of(int sequence) const {
-    return pages + static_cast<std::ptrdiff_t>(sequence) * page_stride;
+  const std::int32_t* pages_of(int sequence, int kind) const {
+    const std::ptrdiff_t table = page_tables == 1 ? 0 : kind;
+    return pages + (table * sequences + sequence) * page_stride;
   }
 };
 
@@ -36,14 +38,18 @@ struct RowPlaces {
 };
 
 // What a batch is held against.
+struct PageLimits {  // of one kind of attention
+  int window;        // positions that a row sees; 0: all before it
+  int page_count = 0;
+};
+
 struct BatchLimits {
   int vocabulary;
-  int page_count;
-  int window;  // positions that a row sees in every attention; 0: all before it in some
+  std::vector<PageLimits> kinds;
 };
 
 // std::invalid_argument unless the batch is consistent and within the vocabulary and the pages.
-// Pages that no row of the batch sees may have any number.
+// Pages that no row of the batch sees in attentions of their kind may have any number.
 void check_batch(const Batch& batch, const BatchLimits& limits);
 
 }  // namespace slipstream

@@ -98,6 +98,7 @@ class ProgramBuilder {
                       const ActivationSpec& spec);
   LinearSites sites(int x, Domain domain, const std::vector<const PackedMatrix*>& matrices);
   std::shared_ptr<AttentionPlan> attention_plan(const AttentionHeads& heads);
+  int attention_kind(int window);
   std::shared_ptr<const RotaryTable> rotary_table(const RotarySpec& spec);
 
   void push(RowOperation operation);

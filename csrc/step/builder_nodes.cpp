@@ -182,6 +182,16 @@ std::shared_ptr<AttentionPlan> ProgramBuilder::attention_plan(const AttentionHea
   return parts_.attention_plans.back();
 }
 
+int ProgramBuilder::attention_kind(int window) {
+  std::vector<int>& windows = parts_.windows;
+  const auto known = std::find(windows.begin(), windows.end(), window);
+  if (known == windows.end()) {
+    windows.push_back(window);
+    return static_cast<int>(windows.size()) - 1;
+  }
+  return static_cast<int>(known - windows.begin());
+}
+
 int ProgramBuilder::attention(int queries, int keys, int values, const AttentionSpec& spec) {
   require(spec.heads > 0 && spec.kv_heads > 0 && spec.heads % spec.kv_heads == 0,
           "query heads must be a multiple of key/value heads");
@@ -196,10 +206,11 @@ int ProgramBuilder::attention(int queries, int keys, int values, const Attention
   }
   AttentionOptions options;
   options.layer = static_cast<int>(parts_.kv_layers.size());
+  options.kind = attention_kind(spec.window);
   options.shape = {spec.head_dim, spec.scale, spec.soft_cap, parts_.kv_type == KVType::bfloat16};
   options.kernels = &attention_;
   options.plan = attention_plan({spec.kv_heads, spec.heads / spec.kv_heads, spec.window});
-  parts_.kv_layers.push_back({spec.kv_heads, spec.head_dim});
+  parts_.kv_layers.push_back({spec.kv_heads, spec.head_dim, options.kind});
   push(write_kv(node_, keys, values, options));
   const int out = new_value(Domain::rows, value(queries).width);
   push(std::make_unique<AttentionOperation>(node_, queries, out, options, parts_.team->size()));

@@ -22,14 +22,11 @@ void run_share(const RowOperation& operation, const Step& step, int thread) {
   if (begin < end) operation.work(step, begin, end);
 }
 
-// The positions that a row sees in every attention; 0 if it sees all before it in some.
-int window_of(const std::vector<std::shared_ptr<AttentionPlan>>& plans) {
-  int widest = 0;
-  for (const auto& plan : plans) {
-    if (plan->heads().window == 0) return 0;
-    widest = std::max(widest, plan->heads().window);
-  }
-  return widest;
+BatchLimits limits_of(const ProgramParts& parts) {
+  BatchLimits limits{parts.limits.vocabulary, {}};
+  for (int window : parts.windows) limits.kinds.push_back({window});
+  if (limits.kinds.empty()) limits.kinds.push_back({0});  // the pages of nothing
+  return limits;
 }
 
 void copy_rows(const Step& step, int value, float* out) {
@@ -68,9 +65,7 @@ std::size_t Weights::size_bytes() const {
 }
 
 Program::Program(ProgramParts parts)
-    : parts_(std::move(parts)),
-      window_(window_of(parts_.attention_plans)),
-      buffers_(plan_buffers(parts_.values)) {}
+    : parts_(std::move(parts)), limits_(limits_of(parts_)), buffers_(plan_buffers(parts_.values)) {}
 
 int Program::vocabulary() const { return parts_.values[parts_.output].width; }
 
@@ -78,7 +73,10 @@ Step Program::begin(const Batch& batch, KV& kv, float* logits) {
   if (!kv.fits(parts_.kv_layers, parts_.kv_type)) {
     throw std::invalid_argument("this KV was made for another program: use its own new_kv");
   }
-  check_batch(batch, {parts_.limits.vocabulary, kv.page_count(), window_});
+  for (std::size_t kind = 0; kind < limits_.kinds.size(); ++kind) {
+    limits_.kinds[kind].page_count = kv.page_counts()[kind];
+  }
+  check_batch(batch, limits_);
   places_.fill(batch);
   for (int position : places_.position) {
     if (position >= parts_.limits.positions) {

@@ -40,6 +40,7 @@ struct ProgramParts {
   std::vector<std::shared_ptr<AttentionPlan>> attention_plans;
   std::unique_ptr<Adapters> adapters;
   std::vector<KVLayer> kv_layers;
+  std::vector<int> windows;  // of each kind of attention: positions a row sees, 0: all before it
   KVType kv_type;
   ProgramLimits limits;
   int node_count;
@@ -59,7 +60,10 @@ class Program {
   int threads() const { return parts_.team->size(); }
   int vocabulary() const;  // the width of the logits
   std::size_t resident_bytes() const { return parts_.weights.size_bytes(); }
-  KV new_kv(int page_count) const { return KV(parts_.kv_layers, parts_.kv_type, page_count); }
+  // page_counts: for each kind of attention.
+  KV new_kv(const std::vector<int>& page_counts) const {
+    return KV(parts_.kv_layers, parts_.kv_type, page_counts);
+  }
 
   // Writes float32 [logit_count][vocabulary] to `logits`. std::invalid_argument for a batch out of
   // range or a KV of another program's shape. One step at a time; others wait.
@@ -83,7 +87,7 @@ class Program {
   Step begin(const Batch& batch, KV& kv, float* logits);
 
   ProgramParts parts_;
-  int window_;  // see BatchLimits
+  BatchLimits limits_;
   Buffers buffers_;
   RowPlaces places_;
   std::mutex mutex_;

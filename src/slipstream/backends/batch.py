@@ -8,6 +8,7 @@ sequence can hold, L rows whose logits are wanted.
     row_starts  0                             5                      6                      7
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -28,8 +29,9 @@ class Batch:
     row_starts  int32 [S + 1] sequence s owns rows row_starts[s] … row_starts[s + 1] - 1
     lengths     int32 [S]     positions already in the cache before this step: the first row of
                               sequence s is at position lengths[s]
-    pages       int32 [S, P]  page numbers of each sequence in order; unused entries are -1, and
-                              so may be those that no attention's window reaches any more
+    pages       int32 [K, S, P]  for each kind of attention (`Graph.windows`) page numbers of each
+                              sequence in order; unused entries are -1, and so may be those that no
+                              window of the kind reaches any more. [S, P]: the same for every kind
     logit_rows  int32 [L]     rows whose logits are wanted, ascending; may be empty
     adapters    int32 [S]     the program's adapter slot of each sequence, -1 for none; None: no
                               sequence has one
@@ -48,7 +50,11 @@ class Batch:
         offsets = np.arange(len(self.ids), dtype=np.int32) - np.repeat(self.row_starts[:-1], counts)
         return (np.repeat(self.lengths, counts) + offsets).astype(np.int32)
 
-    def check(self, graph: Graph, page_count: int) -> None:
+    def pages_of(self, kind: int) -> NDArray[np.int32]:
+        """int32 [S, P]: the page table of one kind of attention."""
+        return self.pages if self.pages.ndim == 2 else self.pages[kind]
+
+    def check(self, graph: Graph, page_count: int | Sequence[int]) -> None:
         """ValueError unless every id, page and row is in range and the pages hold the positions."""
         counts = np.diff(self.row_starts)
         ends = self.lengths + counts
@@ -58,20 +64,41 @@ class Batch:
             raise ValueError(f"token ids must be in 0…{graph.vocabulary - 1}")
         if (self.lengths < 0).any():
             raise ValueError("lengths must not be negative")
-        needed = -(-ends // PAGE_SIZE)
-        if (needed > self.pages.shape[1]).any():
-            raise ValueError("a sequence has fewer pages than its positions need")
-        window = graph.window
-        seen = 0 if window is None else np.maximum(self.lengths - window + 1, 0) // PAGE_SIZE
-        columns = np.arange(self.pages.shape[1])[None, :]
-        used = (columns < needed[:, None]) & (columns >= np.reshape(seen, (-1, 1)))
-        if used.any() and not (self.pages[used].min() >= 0 and self.pages[used].max() < page_count):
-            raise ValueError(f"page numbers must be in 0…{page_count - 1}")
+        windows = graph.windows
+        if self.pages.ndim == 3 and len(self.pages) != len(windows):
+            raise ValueError("pages must have a table for each kind of attention, or one for all")
+        page_counts, needed = page_counts_of(graph, page_count), -(-ends // PAGE_SIZE)
+        for kind, window in enumerate(windows):
+            self._check_pages(self.pages_of(kind), window, page_counts[kind], needed)
         rows = self.logit_rows
         if len(rows) and (rows[0] < 0 or rows[-1] >= len(self.ids) or (np.diff(rows) <= 0).any()):
             raise ValueError("logit_rows must rise and lie within the batch")
         if self.adapters is not None and self.adapters.shape != self.lengths.shape:
             raise ValueError("adapters must have one slot (or -1) for each sequence")
+
+    def _check_pages(
+        self,
+        pages: NDArray[np.int32],
+        window: int | None,
+        page_count: int,
+        needed: NDArray[np.int32],
+    ) -> None:
+        if (needed > pages.shape[1]).any():
+            raise ValueError("a sequence has fewer pages than its positions need")
+        seen = 0 if window is None else np.maximum(self.lengths - window + 1, 0) // PAGE_SIZE
+        columns = np.arange(pages.shape[1])[None, :]
+        used = (columns < needed[:, None]) & (columns >= np.reshape(seen, (-1, 1)))
+        if used.any() and not (pages[used].min() >= 0 and pages[used].max() < page_count):
+            raise ValueError(f"page numbers must be in 0…{page_count - 1}")
+
+
+def page_counts_of(graph: Graph, page_count: int | Sequence[int]) -> tuple[int, ...]:
+    """Pages of each kind of attention, from one number for all or one for each (ValueError)."""
+    kinds = len(graph.windows)
+    counts = (page_count,) * kinds if isinstance(page_count, int) else tuple(page_count)
+    if len(counts) != kinds:
+        raise ValueError(f"page_count must be one number, or {kinds}: one for each of `windows`")
+    return counts
 
 
 def single(ids: NDArray[np.int32], all_logits: bool = False) -> Batch:
@@ -88,13 +115,18 @@ def single(ids: NDArray[np.int32], all_logits: bool = False) -> Batch:
 
 
 class KV(Protocol):
-    """The storage of keys and values: `page_count` pages in every layer. Opaque to the engine."""
+    """The storage of keys and values, for each kind of attention apart. Opaque to the engine.
+
+    `page_count`: pages that every kind has.
+    """
 
     page_count: int
     size_bytes: int
 
-    def copy_page(self, source: int, target: int) -> None:
-        """Makes `target` hold what `source` holds, bit by bit, in every layer."""
+    def copy_page(self, source: int, target: int, kind: int | None = None) -> None:
+        """Makes `target` hold what `source` holds, bit by bit, in every layer of the kind; None:
+        of every kind.
+        """
         ...
 
 
@@ -103,8 +135,10 @@ class Program(Protocol):
 
     graph: Graph
 
-    def new_kv(self, page_count: int) -> KV:
-        """Storage for `page_count` pages of PAGE_SIZE positions."""
+    def new_kv(self, page_count: int | Sequence[int]) -> KV:
+        """Storage for so many pages of PAGE_SIZE positions: in every kind of attention, or a number
+        for each of `graph.windows`.
+        """
         ...
 
     def step(self, batch: Batch, kv: KV) -> NDArray[np.float32]:

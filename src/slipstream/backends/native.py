@@ -9,7 +9,7 @@ into chunks, the pages it lies on, the number of threads or the instruction set.
 >>> logits = program.step(single(ids), kv)  # float32 [1, V]
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slipstream.backends import native_adapters
-from slipstream.backends.batch import Batch
+from slipstream.backends.batch import Batch, page_counts_of
 from slipstream.backends.native_module import NativeHandle, NativeKV, native_module
 from slipstream.backends.native_nodes import add_nodes
 from slipstream.backends.native_packed import WeightsSource, load_weights
@@ -96,9 +96,9 @@ class NativeProgram:
         """What the packed weights occupy."""
         return self._handle.resident_bytes
 
-    def new_kv(self, page_count: int) -> NativeKV:
-        """Storage for `page_count` pages of PAGE_SIZE positions; memory is taken as it is used."""
-        return self._handle.new_kv(page_count)
+    def new_kv(self, page_count: int | Sequence[int]) -> NativeKV:
+        """See backends.batch.Program; memory is taken as it is used."""
+        return self._handle.new_kv(page_counts_of(self.graph, page_count))
 
     def step(self, batch: Batch, kv: NativeKV) -> NDArray[np.float32]:
         """Runs the batch, writes its keys and values into `kv`; returns logits, float32 [L, V].

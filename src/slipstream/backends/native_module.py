@@ -3,6 +3,7 @@
 `backends.native` and its helpers are the only ones that touch it; tests ask it what it can run.
 """
 
+from collections.abc import Sequence
 from typing import Any, Protocol, cast
 
 from slipstream.errors import MachineError
@@ -14,8 +15,8 @@ class NativeKV(Protocol):
     page_count: int
     size_bytes: int
 
-    def copy_page(self, source: int, target: int) -> None:
-        """Copies a page of every layer; ValueError when a number is out of range."""
+    def copy_page(self, source: int, target: int, kind: int | None = None) -> None:
+        """Copies a page of one kind, or of all; ValueError when a number is out of range."""
         ...
 
 
@@ -38,8 +39,8 @@ class NativeHandle(Protocol):
         """Empties a slot."""
         ...
 
-    def new_kv(self, page_count: int) -> NativeKV:
-        """Pages in every layer."""
+    def new_kv(self, page_counts: Sequence[int]) -> NativeKV:
+        """Pages of each kind of attention."""
         ...
 
     def input_of(self, node: int) -> tuple[int, bool]:

@@ -8,7 +8,7 @@ Tests hold every other backend against it; training differentiates through it (p
 >>> logits = program.step(single(ids), kv)  # [1, V]: what follows the last id
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, assert_never
 
@@ -16,7 +16,7 @@ import numpy as np
 
 from slipstream.backends import reference_adapters, reference_kv, reference_ops
 from slipstream.backends.adapters import ADAPTER_SLOTS, fit_adapter, sites_of
-from slipstream.backends.batch import KV, Batch, Program
+from slipstream.backends.batch import KV, Batch, Program, page_counts_of
 from slipstream.backends.reference_kv import KVType, ReferenceKV
 from slipstream.backends.reference_ops import Array
 from slipstream.checkpoint.peft import Adapter, LowRankPair
@@ -59,10 +59,11 @@ class ReferenceProgram:
     dequantized: dict[str, Array] = field(default_factory=dict, repr=False)
     adapters: dict[int, dict[str, LowRankPair]] = field(default_factory=dict, repr=False)
 
-    def new_kv(self, page_count: int) -> ReferenceKV:
-        """Empty storage for `page_count` pages in every layer."""
+    def new_kv(self, page_count: int | Sequence[int]) -> ReferenceKV:
+        """Empty storage; see `backends.batch.Program`."""
         like = self.xp.empty(0, dtype=self.dtype, device=self.device)
-        return reference_kv.new_kv(self.graph, page_count, self.kv_dtype, like)
+        page_counts = page_counts_of(self.graph, page_count)
+        return reference_kv.new_kv(self.graph, page_counts, self.kv_dtype, like)
 
     def step(self, batch: Batch, kv: KV) -> Array:
         """Runs the batch, writes its keys and values into `kv`; returns logits [L, V]."""
@@ -111,7 +112,7 @@ class _Step:
 
     def __init__(self, program: ReferenceProgram, batch: Batch, kv: KV) -> None:
         assert isinstance(kv, ReferenceKV), "pages of another backend"
-        batch.check(program.graph, kv.page_count)
+        batch.check(program.graph, kv.page_counts)
         reference_adapters.check_slots(batch, program.adapters)
         self.program = program
         self.batch = batch

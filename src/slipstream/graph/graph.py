@@ -43,6 +43,15 @@ class Graph:
         return tuple(node.op for node in self.nodes if isinstance(node.op, ops.Attention))
 
     @property
+    def windows(self) -> tuple[int | None, ...]:
+        """How far each kind of attention sees, in order of first appearance; None: to the start.
+
+        Attentions that see equally far are of one kind: the same pages hold their keys and values.
+        At least one kind, also where nothing attends.
+        """
+        return tuple(dict.fromkeys(attention.window for attention in self.attentions)) or (None,)
+
+    @property
     def window(self) -> int | None:
         """The positions that a row sees in every attention; None: some see all before it."""
         windows = [attention.window for attention in self.attentions]
