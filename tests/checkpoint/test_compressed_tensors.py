@@ -180,21 +180,44 @@ def group(**changes: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
+    ("strategy", "shape"), [("tensor", (1,)), ("channel", (20, 1)), ("block", (2, 3))]
+)
+def test_fp8_weights_are_read_as_bfloat16(strategy: str, shape: tuple[int, ...]) -> None:
+    codes = matrix(20, 40).astype(ml_dtypes.float8_e4m3fn)
+    scales = np.random.default_rng(1).uniform(0.1, 1, shape).astype(ml_dtypes.bfloat16)
+    settings = group(
+        weights={"type": "float", "num_bits": 8, "strategy": strategy, "block_structure": [16, 16]},
+        input_activations={"num_bits": 8, "type": "float", "dynamic": True, "strategy": "token"},
+    )
+    arrays = Memory({NAME: codes, f"{NAME}_scale": scales})
+    config = {"quantization_config": settings | {"format": "float-quantized"}}
+    reader = CompressedTensors(config, arrays)
+    assert reader.names() == [NAME]
+    assert reader.activations() == {NAME: Activations()}
+    spread = scales.astype(np.float32)
+    if strategy == "block":
+        spread = np.repeat(np.repeat(spread, 16, 0), 16, 1)[:20, :40]
+    expected = (codes.astype(np.float32) * spread).astype(ml_dtypes.bfloat16)
+    tensor = reader.tensor(NAME)
+    assert isinstance(tensor, DenseTensor) and np.array_equal(tensor.data, expected)
+
+
+@pytest.mark.parametrize(
     "config",
     [
-        group(weights={"type": "float", "num_bits": 8}),
+        group(weights={"type": "float", "num_bits": 4}),
         group(weights={"num_bits": 7}),
         group(weights={"strategy": "block"}),
         group(weights={"group_size": 8}),
         group(weights={"actorder": "group"}),
         group(input_activations={"num_bits": 8, "dynamic": False, "strategy": "tensor"}),
         group(
-            input_activations={"num_bits": 8, "type": "float", "dynamic": True, "strategy": "token"}
+            input_activations={"num_bits": 4, "type": "float", "dynamic": True, "strategy": "token"}
         ),
         group(output_activations={"num_bits": 8}),
         group(targets=["re:(a+)+$"]),
         group(targets=["re:" + "a" * 1000]),
-        {"format": "float-quantized", "config_groups": {}},
+        {"format": "nvfp4-pack-quantized", "config_groups": {}},
         {"format": "pack-quantized", "config_groups": {"W4A16": ["Linear"]}},
         {},
     ],

@@ -144,7 +144,7 @@ BAD_FILES = [
     ({"config_json": CONFIG | {"eos_token_id": [True]}}, FileFormatError, "eos_token_id in config"),
     ({"generation_config_json": {"eos_token_id": {}}}, FileFormatError, "eos_token_id in generation"),
     ({"config_json": CONFIG | {"quantization_config": 3}}, FileFormatError, "quantization_config"),
-    ({"config_json": CONFIG | {"quantization_config": {"quant_method": "awq"}}}, UnsupportedError, "'awq'"),
+    ({"config_json": CONFIG | {"quantization_config": {"quant_method": "quip"}}}, UnsupportedError, "'quip'"),
     ({"tokenizer_config_json": {"chat_template": 3}}, FileFormatError, "chat template"),
     ({"tokenizer_config_json": {"chat_template": [3]}}, FileFormatError, "chat template"),
     ({"tokenizer_config_json": {"chat_template": [{"name": "default", "template": 3}]}}, FileFormatError, "chat template"),

@@ -4,6 +4,7 @@
                      X.weight_shape int64 [2] · X.weight_scale [O, G]
                      X.weight_zero_point int32 [⌈O·bits/32⌉, G], packed down the outputs
     int-quantized    X.weight int8 [O, I] · X.weight_scale [O, G] · X.weight_zero_point int8 [O, G]
+    float-quantized  X.weight f8 [O, I] · X.weight_scale: read as bfloat16, see `float8`
 
 A 4-bit code is q - 8 there and q here; packed, both are the same bits, so nothing is copied.
 `FolderCheckpoint` is the caller; the arrays stay in the memory map.
@@ -12,13 +13,16 @@ Legend: O outputs, I inputs, G groups of a row (1 for whole rows and whole tenso
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from slipstream.checkpoint.compressed_tensors_scheme import HEAD, Scheme, is_embedding, read_schemes
+from slipstream.checkpoint.compressed_tensors_scheme import FP8, HEAD, is_embedding, read_schemes
+from slipstream.checkpoint.float8 import CODES, widen
+from slipstream.checkpoint.foreign import Module
+from slipstream.checkpoint.safetensors import Tensors
 from slipstream.errors import FileFormatError, UnsupportedError
 from slipstream.formats.bits import unpack_bits
 from slipstream.formats.nibbles import pack_nibbles
@@ -28,22 +32,10 @@ from slipstream.graph.ops import Activations
 HIDDEN = frozenset({"weight_scale", "weight_zero_point", "weight_shape", "input_scale"})
 
 
-class Arrays(Protocol):
-    """Where the stored arrays come from: a safetensors file or a set of shards."""
-
-    def names(self) -> Sequence[str]:
-        """All names, as stored."""
-        ...
-
-    def array(self, name: str) -> NDArray:
-        """One array; KeyError if there is none."""
-        ...
-
-
 class CompressedTensors:
     """The tensors of a folder whose ``quantization_config`` is that of compressed-tensors."""
 
-    def __init__(self, config: Mapping[str, Any], arrays: Arrays) -> None:
+    def __init__(self, config: Mapping[str, Any], arrays: Tensors) -> None:
         self._arrays = arrays
         self._stored = frozenset(arrays.names())
         self._schemes = read_schemes(config["quantization_config"])
@@ -83,9 +75,13 @@ class CompressedTensors:
         if module == name or module not in self._quantized:
             return DenseTensor(self._arrays.array(name))
         scheme = self._quantized[module]
+        if isinstance(scheme.format, FP8):
+            parts = Module(module, self._arrays, self._stored)
+            codes = parts.array("weight", *CODES, dimensions=2)
+            return DenseTensor(widen(parts, codes, "weight_scale", scheme.format.block))
         if f"{module}.weight_packed" in self._stored:
-            return self._packed(module, scheme)
-        return self._plain(module, scheme)
+            return self._packed(module, scheme.format)
+        return self._plain(module, scheme.format)
 
     def _is_first(self, name: str) -> bool:
         """Whether a stored array stands for a tensor of its own: one of a quantized module does."""
@@ -97,10 +93,10 @@ class CompressedTensors:
     def _served(self, name: str) -> str:
         return name.removesuffix("_packed") if name.endswith(".weight_packed") else name
 
-    def _packed(self, module: str, scheme: Scheme) -> AffineTensor:
+    def _packed(self, module: str, form: Affine) -> AffineTensor:
         packed = self._part(module, "weight_packed", np.int32, 2)
         rows, width = self._shape(module)
-        bits, low = scheme.format.bits, scheme.format.code_range[0]
+        bits, low = form.bits, form.code_range[0]
         if packed.shape != (rows, -(-width * bits // 32)):
             raise _disagree(module, f"{packed.shape} words cannot hold [{rows}, {width}]")
         if width % 2:
@@ -114,19 +110,19 @@ class CompressedTensors:
             codes = (codes ^ 0x80 if bits == 8 else codes).view(np.int8)
         elif bits < 4:
             codes = pack_nibbles(codes)
-        return self._affine(module, scheme.format, codes, width)
+        return self._affine(module, form, codes, width)
 
-    def _plain(self, module: str, scheme: Scheme) -> AffineTensor:
+    def _plain(self, module: str, form: Affine) -> AffineTensor:
         codes = self._part(module, "weight", np.int8, 2)
         width = codes.shape[1]
-        half = 1 << scheme.format.bits - 1
+        half = 1 << form.bits - 1
         if codes.min(initial=0) < -half or codes.max(initial=0) >= half:
-            raise _disagree(module, f"its codes do not fit {scheme.format.bits} bits")
-        if scheme.format.nibbles:
+            raise _disagree(module, f"its codes do not fit {form.bits} bits")
+        if form.nibbles:
             if width % 2:
                 raise UnsupportedError(f"{module!r} has an odd number of inputs")
-            codes = pack_nibbles((codes + half + scheme.format.code_range[0]).view(np.uint8))
-        return self._affine(module, scheme.format, codes, width)
+            codes = pack_nibbles((codes + half + form.code_range[0]).view(np.uint8))
+        return self._affine(module, form, codes, width)
 
     def _affine(self, module: str, form: Affine, codes: NDArray, width: int) -> AffineTensor:
         rows = len(codes)

@@ -16,7 +16,14 @@ from slipstream.formats.tensor import Affine
 from slipstream.graph.ops import Activations
 
 Layout = Literal["pack-quantized", "int-quantized"]
-LAYOUTS = ("pack-quantized", "int-quantized", "mixed-precision", "naive-quantized", "dense")
+LAYOUTS = (
+    "pack-quantized",
+    "int-quantized",
+    "float-quantized",
+    "mixed-precision",
+    "naive-quantized",
+    "dense",
+)
 EMBEDDINGS = frozenset({"embed_tokens", "wte", "wpe", "word_embeddings", "embed_in"})
 HEAD = "lm_head"
 SMALLEST_GROUP = 16
@@ -25,10 +32,17 @@ NESTED_REPEAT = re.compile(r"[+*}]\)*\)[+*{]")
 
 
 @dataclass(frozen=True)
+class FP8:
+    """Floats of 8 bits, read only; a scale per `block` (None: per row, group or tensor)."""
+
+    block: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
 class Scheme:
     """How the modules of one group are stored and run."""
 
-    format: Affine
+    format: Affine | FP8
     activations: Activations
     layout: Layout | None = None
 
@@ -65,7 +79,7 @@ def read_schemes(settings: Mapping[str, Any]) -> Schemes:
     if layout not in LAYOUTS:
         raise UnsupportedError(
             f"compressed-tensors of the format {str(layout)[:40]!r} are not supported: use one of "
-            "pack-quantized or int-quantized, or the original model"
+            "pack-quantized, int-quantized or float-quantized, or the original model"
         )
     groups = settings.get("config_groups")
     if not isinstance(groups, dict) or not groups:
@@ -120,12 +134,14 @@ def _scheme(name: str, group: Any) -> Scheme:
     )
 
 
-def _weights(name: str, entry: Mapping[str, Any]) -> Affine:
+def _weights(name: str, entry: Mapping[str, Any]) -> Affine | FP8:
     bits = entry.get("num_bits", 8)
+    if entry.get("type") == "float" and bits == 8:
+        return FP8(_block(name, entry))
     if entry.get("type", "int") != "int" or bits not in (2, 3, 4, 5, 6, 8):
         kind = f"{entry.get('type', 'int')} weights of {bits} bits"
         raise UnsupportedError(
-            f"the group {name!r} has {kind}; only int of 2 to 6 or 8 bits is supported"
+            f"the group {name!r} has {kind}; only int of 2 to 6 or 8 and float of 8 are supported"
         )
     if entry.get("actorder") in ("group", "dynamic"):
         raise UnsupportedError(f"the group {name!r} reorders its inputs (actorder), not supported")
@@ -136,6 +152,17 @@ def _weights(name: str, entry: Mapping[str, Any]) -> Affine:
         )
     group = _group_size(name, entry.get("group_size")) if strategy == "group" else None
     return Affine(bits, group, "symmetric" if entry.get("symmetric", True) else "zero_point")
+
+
+def _block(name: str, entry: Mapping[str, Any]) -> tuple[int, int] | None:
+    if entry.get("strategy") != "block":
+        return None
+    sizes = entry.get("block_structure")
+    valid = isinstance(sizes, list) and len(sizes) == 2
+    if not valid or not all(type(size) is int and 0 < size < 1 << 31 for size in sizes or []):
+        raise FileFormatError(f"the group {name!r} of quantization_config has no block_structure")
+    assert sizes is not None
+    return sizes[0], sizes[1]
 
 
 def _implied_strategy(group: Any) -> str:
@@ -159,6 +186,8 @@ def _activations(name: str, entry: Any) -> Activations:
         return Activations()
     if not isinstance(entry, dict):
         raise FileFormatError(f"the group {name!r} has input_activations that are no object")
+    if entry.get("type") == "float" and entry.get("num_bits") == 8:
+        return Activations()  # nearer to the original than FP8 inputs, which CPUs lack
     wanted = {"num_bits": 8, "type": "int", "symmetric": True, "dynamic": True}
     found = {key: entry.get(key, default) for key, default in {**wanted, "dynamic": False}.items()}
     strategy = entry.get("strategy")
@@ -173,6 +202,7 @@ def _activations(name: str, entry: Any) -> Activations:
 
 def write_group(scheme: Scheme, targets: Sequence[str]) -> dict[str, Any]:
     """One entry of ``config_groups``, as `read_schemes` reads it."""
+    assert isinstance(scheme.format, Affine), "FP8 is only read"
     weights = {
         "num_bits": scheme.format.bits,
         "type": "int",

@@ -1,18 +1,23 @@
 """A Hugging Face folder as a checkpoint: config.json, safetensors, and the tokenizer's files.
 
 `open_checkpoint` makes it; artifacts are such folders too. Quantized tensors are read through
-`compressed_tensors`, all others are dense, as they are stored.
+`compressed_tensors`, or through the codec of the library that wrote them; all others are dense, as
+they are stored.
 """
 
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
+from slipstream.checkpoint.bitsandbytes import BitsAndBytes
 from slipstream.checkpoint.checkpoint import TokenizerData
 from slipstream.checkpoint.compressed_tensors import CompressedTensors
+from slipstream.checkpoint.float8 import read_float8
+from slipstream.checkpoint.foreign import Codec, ForeignReader
+from slipstream.checkpoint.gptq import read_awq, read_gptq
 from slipstream.checkpoint.json_file import read_object, read_text
 from slipstream.checkpoint.safetensors import Shards
 from slipstream.errors import FileFormatError, UnsupportedError
@@ -70,6 +75,15 @@ class FolderCheckpoint:
         return digest.hexdigest()
 
 
+CODECS: Mapping[str, Callable[[Mapping[str, Any]], Codec]] = {
+    "gptq": read_gptq,
+    "awq": read_awq,
+    "fp8": read_float8,
+    "fbgemm_fp8": read_float8,
+    "bitsandbytes": lambda settings: BitsAndBytes(),
+}
+
+
 class _Plain:
     """The tensors of a folder that is not quantized."""
 
@@ -93,12 +107,16 @@ def _reader(config: Mapping[str, Any], shards: Shards) -> _Reader:
     if not isinstance(settings, dict):
         raise FileFormatError("quantization_config in config.json is not an object")
     method = settings.get("quant_method")
-    if method != "compressed-tensors":
+    if method is None and (settings.get("load_in_4bit") or settings.get("load_in_8bit")):
+        method = "bitsandbytes"
+    if method == "compressed-tensors":
+        return CompressedTensors(config, shards)
+    if not isinstance(method, str) or method not in CODECS:
         raise UnsupportedError(
             f"weights quantized by {str(method)[:40]!r} are not supported: use the original model,"
-            " a GGUF file, or one in the compressed-tensors layout"
+            f" a GGUF file, or one by compressed-tensors, {', '.join(CODECS)}"
         )
-    return CompressedTensors(config, shards)
+    return ForeignReader(shards, CODECS[method](settings))
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
