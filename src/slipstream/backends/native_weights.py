@@ -7,14 +7,14 @@ let go once it is packed, so that a model needs little more memory than its pack
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from slipstream.backends.packed_file import PackedWeight
-from slipstream.formats.tensor import AffineTensor, DenseTensor, Tensor
+from slipstream.formats.tensor import AffineTensor, DenseTensor, Tensor, map_arrays
 
 READ_AHEAD = 3  # tensors: the reader of a GGUF file is about as fast as two packing threads
 
@@ -86,14 +86,7 @@ def _read_ahead(
 
 def _outline(tensor: Tensor) -> Tensor:
     """The same record with one element repeated in place of its values: no memory."""
-    if isinstance(tensor, DenseTensor):
-        return DenseTensor(np.broadcast_to(np.zeros((), tensor.data.dtype), tensor.shape))
-    return replace(
-        tensor,
-        codes=_flat(tensor.codes),
-        scales=_flat(tensor.scales),
-        offsets=None if tensor.offsets is None else _flat(tensor.offsets),
-    )
+    return map_arrays(tensor, _flat)
 
 
 def _flat(array: NDArray[Any]) -> NDArray[Any]:
@@ -103,7 +96,8 @@ def _flat(array: NDArray[Any]) -> NDArray[Any]:
 def _add_matrix(builder: Any, tensor: Tensor) -> int:
     if isinstance(tensor, DenseTensor):
         return _add_dense(builder, tensor)
-    assert isinstance(tensor, AffineTensor)
+    if not isinstance(tensor, AffineTensor):
+        tensor = tensor.affine()
     offsets = None if tensor.offsets is None else _bits_of_half(tensor.offsets)
     number: int = builder.add_affine(
         np.ascontiguousarray(tensor.codes),

@@ -19,7 +19,7 @@ import os
 import struct
 import zlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from io import FileIO
 from pathlib import Path
 from typing import Any
@@ -28,10 +28,19 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from slipstream.formats.tensor import Affine, AffineTensor, DenseTensor, Tensor
+from slipstream.formats.tensor import (
+    Affine,
+    AffineTensor,
+    Codebook,
+    CodebookTensor,
+    DenseTensor,
+    NestedTensor,
+    Tensor,
+    arrays_of,
+)
 
 MAGIC = b"SLIPPACK"
-VERSION = 1
+VERSION = 2
 PAGE = 4096
 BLOCK = 8 << 20  # a multiple of the 2 MB of a large page
 _START = struct.Struct("<8sII32s")
@@ -39,6 +48,12 @@ _HEADER_MOST = 1 << 28
 _DTYPES = {
     name: np.dtype(getattr(ml_dtypes, name) if name == "bfloat16" else name)
     for name in ("float32", "float16", "bfloat16", "int8", "uint8", "int32", "int64")
+}
+
+_KINDS: Mapping[type, str] = {
+    AffineTensor: "affine",
+    CodebookTensor: "codebook",
+    NestedTensor: "nested",
 }
 
 # outputs, inputs, codes, group, scales, minimums: as csrc/bind_packed.cpp takes and gives it
@@ -235,21 +250,20 @@ def _outline_json(tensor: Tensor) -> dict[str, Any]:
     if isinstance(tensor, DenseTensor):
         return {"data": _array_json(tensor.data)}
     return {
-        "bits": tensor.format.bits,
-        "group": tensor.format.group,
-        "zero": tensor.format.zero,
-        "codes": _array_json(tensor.codes),
-        "scales": _array_json(tensor.scales),
-        "offsets": None if tensor.offsets is None else _array_json(tensor.offsets),
+        "kind": _KINDS[type(tensor)],
+        "format": asdict(tensor.format),
+        "arrays": {name: _array_json(array) for name, array in arrays_of(tensor).items()},
     }
 
 
 def _outline(values: Mapping[str, Any]) -> Tensor:
     if "data" in values:
         return DenseTensor(_empty(values["data"]))
-    offsets = None if values["offsets"] is None else _empty(values["offsets"])
-    format = Affine(values["bits"], values["group"], values["zero"])
-    return AffineTensor(format, _empty(values["codes"]), _empty(values["scales"]), offsets)
+    arrays = {name: _empty(array) for name, array in values["arrays"].items()}
+    if values["kind"] == "codebook":
+        return CodebookTensor(Codebook(**values["format"]), **arrays)
+    kind = NestedTensor if values["kind"] == "nested" else AffineTensor
+    return kind(Affine(**values["format"]), **arrays)
 
 
 def _array_json(array: NDArray[Any]) -> list[Any]:

@@ -20,7 +20,7 @@ from slipstream.backends.batch import KV, Batch, Program, page_counts_of
 from slipstream.backends.reference_kv import KVType, ReferenceKV
 from slipstream.backends.reference_ops import Array
 from slipstream.checkpoint.peft import Adapter, LowRankPair
-from slipstream.formats.tensor import AffineTensor, DenseTensor
+from slipstream.formats.tensor import Tensor
 from slipstream.graph import ops
 from slipstream.graph.graph import Graph, Node, weights_of
 
@@ -100,7 +100,7 @@ class ReferenceProgram:
         if name in self.dequantized:
             return self.dequantized[name]
         stored = self.weights[name]
-        if not isinstance(stored, DenseTensor | AffineTensor):
+        if not isinstance(stored, Tensor):
             return self.xp.astype(stored, self.dtype, copy=False)
         values = self.xp.asarray(stored.dequantize(), dtype=self.dtype, device=self.device)
         self.dequantized[name] = values

@@ -14,7 +14,7 @@ from slipstream.backends.batch import PAGE_SIZE, Batch
 from slipstream.backends.native import NativeKV, NativeProgram
 from slipstream.bench.compare import noise_band
 from slipstream.bench.samples import Samples, gather
-from slipstream.formats.tensor import AffineTensor, Tensor
+from slipstream.formats.tensor import CodebookTensor, DenseTensor, Tensor
 from slipstream.graph import ops
 from slipstream.graph.cost import Cost, Size, StepShape, costs_of, predict_s
 from slipstream.graph.graph import Graph, Node, weights_of
@@ -90,11 +90,14 @@ def look_at(graph: Graph, weights: Mapping[str, Tensor]) -> Weights:
 
 
 def format_word(tensor: Tensor) -> str:
-    """``int4/32``, ``int8/row``, ``bfloat16``; ``+m`` where groups have a minimum or zero point."""
-    if not isinstance(tensor, AffineTensor):
+    """``int4/32``, ``int8/row``, ``nf4/64``, ``bfloat16``; ``+m`` where groups have offsets."""
+    if isinstance(tensor, DenseTensor):
         return str(tensor.data.dtype)
+    group = tensor.format.group or "row"
+    if isinstance(tensor, CodebookTensor):
+        return f"{tensor.format.name}/{group}"
     plus = "" if tensor.format.zero == "symmetric" else "+m"
-    return f"int{tensor.format.bits}/{tensor.format.group or 'row'}{plus}"
+    return f"int{tensor.format.bits}/{group}{plus}"
 
 
 def kernels_of(graph: Graph, weights: Weights) -> list[Kernel]:

@@ -22,7 +22,14 @@ from slipstream.checkpoint.compressed_tensors_scheme import (
 from slipstream.errors import UnsupportedError
 from slipstream.formats.bits import pack_bits
 from slipstream.formats.nibbles import unpack_nibbles
-from slipstream.formats.tensor import Affine, AffineTensor, DenseTensor, Tensor
+from slipstream.formats.tensor import (
+    Affine,
+    AffineTensor,
+    CodebookTensor,
+    DenseTensor,
+    Quantized,
+    Tensor,
+)
 from slipstream.graph.ops import Activations
 
 
@@ -52,7 +59,8 @@ def plan_layout(
     embedding: str | None = None
     for name in tensors:
         tensor, module = tensors[name], name.removesuffix(".weight")
-        if isinstance(tensor, AffineTensor):
+        if isinstance(tensor, Quantized):
+            tensor = _writable(name, tensor)
             schemes[module] = _scheme(name, tensor.format, activations.get(name, Activations()))
             embedding = module if is_embedding(module) else embedding
         elif module != name and len(tensor.shape) == 2 and not is_embedding(module):
@@ -67,6 +75,16 @@ def plan_layout(
     if HEAD not in schemes and HEAD not in dense:
         dense.append(HEAD)
     return LayoutPlan(schemes, _config(schemes, sorted(dense)), shared)
+
+
+def _writable(name: str, tensor: Quantized) -> AffineTensor:
+    """The tensor as plain affine integers; UnsupportedError for codebooks."""
+    if isinstance(tensor, CodebookTensor):
+        raise UnsupportedError(
+            f"{name} has the codebook {tensor.format.name}, which compressed-tensors cannot hold: "
+            "round it again to integers, or export the model as GGUF"
+        )
+    return tensor if isinstance(tensor, AffineTensor) else tensor.affine()
 
 
 def _scheme(name: str, form: Affine, activations: Activations) -> Scheme:
@@ -124,7 +142,7 @@ def encode(name: str, tensor: Tensor, plan: LayoutPlan | None) -> dict[str, NDAr
         return {name: tensor.data}
     assert plan is not None, "a quantized tensor needs a plan"
     module = name.removesuffix(".weight")
-    arrays = _parts(tensor, plan.schemes[module].layout)
+    arrays = _parts(_writable(name, tensor), plan.schemes[module].layout)
     named = {f"{module}.{part}": array for part, array in arrays.items()}
     if module == plan.tied and "weight" in arrays:  # packed, nobody else ties them
         named |= {f"{HEAD}.{part}": array for part, array in arrays.items() if part != "weight"}

@@ -7,7 +7,6 @@ queries and keys, and the 1 in Gemma's norms. All other values stay as they are 
 import hashlib
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from slipstream.checkpoint.gguf import GGUFFile
 from slipstream.checkpoint.gguf_config import hugging_face_config
 from slipstream.checkpoint.gguf_names import hugging_face_names
 from slipstream.errors import GGUFError
-from slipstream.formats.tensor import DenseTensor, Tensor
+from slipstream.formats.tensor import DenseTensor, Tensor, map_arrays
 from slipstream.graph.ops import Activations
 
 _TOKENIZER = "tokenizer.ggml."
@@ -94,14 +93,7 @@ def _unpair_rows(tensor: Tensor, heads: int, name: str) -> Tensor:
     rows = tensor.shape[0]
     if rows % (2 * heads):
         raise GGUFError(f"{name} has {rows} rows, which {heads} heads cannot share in pairs")
-    if isinstance(tensor, DenseTensor):
-        return DenseTensor(_unpaired(tensor.data, heads))
-    return replace(
-        tensor,
-        codes=_unpaired(tensor.codes, heads),
-        scales=_unpaired(tensor.scales, heads),
-        offsets=None if tensor.offsets is None else _unpaired(tensor.offsets, heads),
-    )
+    return map_arrays(tensor, lambda array: _unpaired(array, heads))
 
 
 def _unpaired(array: NDArray, heads: int) -> NDArray:

@@ -7,7 +7,7 @@ machine's ceilings; measurements, where there are any, are separate fields besid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from slipstream.formats.tensor import AffineTensor, Tensor
+from slipstream.formats.tensor import CodebookTensor, DenseTensor, NestedTensor, Tensor
 from slipstream.graph import ops
 from slipstream.graph.cost import Cost, Size, StepShape, costs_of, predict_s
 from slipstream.graph.graph import Graph
@@ -55,10 +55,13 @@ class Row:
 
 def format_name(tensor: Tensor) -> str:
     """``int4 group 32, minimum`` or the name of a dense type."""
-    if isinstance(tensor, AffineTensor):
-        group = "row" if tensor.format.group is None else f"group {tensor.format.group}"
-        return f"int{tensor.format.bits} {group}, {tensor.format.zero.replace('_', ' ')}"
-    return str(tensor.data.dtype)
+    if isinstance(tensor, DenseTensor):
+        return str(tensor.data.dtype)
+    group = "row" if tensor.format.group is None else f"group {tensor.format.group}"
+    if isinstance(tensor, CodebookTensor):
+        return f"{tensor.format.name} {group}"
+    nested = ", nested scales" if isinstance(tensor, NestedTensor) else ""
+    return f"int{tensor.format.bits} {group}, {tensor.format.zero.replace('_', ' ')}{nested}"
 
 
 def look_at(graph: Graph, weights: Mapping[str, Tensor]) -> Weights:

@@ -23,7 +23,7 @@ from slipstream.cli.search_show import Bars, misses, open_console, show
 from slipstream.compress.recipe import format_label
 from slipstream.errors import ArtifactError, LimitsNotMetError, SourceError
 from slipstream.evaluate.verdict import Limit
-from slipstream.formats.tensor import AffineTensor, Tensor
+from slipstream.formats.tensor import DenseTensor, Tensor
 from slipstream.graph.graph import Graph
 from slipstream.graph.ops import Activations
 from slipstream.machine import cache_dir, forced_isa, machine, thread_count
@@ -193,9 +193,9 @@ def stored_formats(weights: Mapping[str, Tensor]) -> dict[str, int]:
     for name in weights:
         tensor = weights[name]
         if len(tensor.shape) == 2:
-            if isinstance(tensor, AffineTensor):
-                label = format_label(tensor.format)
-            else:
+            if isinstance(tensor, DenseTensor):
                 label = str(tensor.data.dtype)
+            else:
+                label = format_label(tensor.format)
             counts[label] = counts.get(label, 0) + 1
     return dict(sorted(counts.items(), key=lambda item: -item[1]))

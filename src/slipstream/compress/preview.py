@@ -11,7 +11,7 @@ from slipstream.compress.carry_out import memory_needed
 from slipstream.compress.chain import Chain
 from slipstream.compress.recipe import format_label
 from slipstream.compress.work import Edition, flat, roles_of
-from slipstream.formats.tensor import AffineTensor, Tensor
+from slipstream.formats.tensor import DenseTensor, Tensor
 from slipstream.graph.cost import StepShape, predict_s, step_cost
 from slipstream.graph.graph import Graph
 from slipstream.graph.passes.activations import assign_activations
@@ -102,7 +102,7 @@ def label_of(tensor: Tensor) -> str:
     """``576×1536 float32`` or ``576×1536 int4 g64``."""
     shape = "×".join(str(side) for side in tensor.shape)
     kind = (
-        format_label(tensor.format) if isinstance(tensor, AffineTensor) else str(tensor.data.dtype)
+        str(tensor.data.dtype) if isinstance(tensor, DenseTensor) else format_label(tensor.format)
     )
     return f"{shape} {kind}"
 

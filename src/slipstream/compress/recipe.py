@@ -11,7 +11,7 @@ from fnmatch import fnmatchcase
 from typing import Any, Literal
 
 from slipstream.compress.passes.grid import Clip
-from slipstream.formats.tensor import Affine, Tensor
+from slipstream.formats.tensor import Affine, Codebook, Tensor
 from slipstream.graph import ops
 from slipstream.graph.graph import Graph
 from slipstream.graph.ops import Activations
@@ -166,10 +166,13 @@ def _rule_label(rule: Rule) -> str:
     return label if rule.select == "linear" else f"{rule.select.removesuffix('.weight')} {label}"
 
 
-def format_label(format: Affine) -> str:
-    """``int4 g64``, ``int8 row``, with ``asym`` or ``min`` where it is not symmetric."""
+def format_label(format: Affine | Codebook) -> str:
+    """``int4 g64``, ``nf4 g64``, ``int8 row``; ``asym`` or ``min`` where it is not symmetric."""
+    group = "row" if format.group is None else f"g{format.group}"
+    if isinstance(format, Codebook):
+        return f"{format.name} {group}"
     zero = {"symmetric": "", "zero_point": " asym", "minimum": " min"}[format.zero]
-    return f"int{format.bits} {'row' if format.group is None else f'g{format.group}'}{zero}"
+    return f"int{format.bits} {group}{zero}"
 
 
 def activations_label(activations: Activations) -> str:

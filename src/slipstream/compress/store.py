@@ -16,7 +16,16 @@ from numpy.typing import NDArray
 
 from slipstream.checkpoint.safetensors import SafetensorsFile
 from slipstream.checkpoint.safetensors_write import write_safetensors
-from slipstream.formats.tensor import Affine, AffineTensor, DenseTensor, Tensor
+from slipstream.formats.tensor import (
+    Affine,
+    AffineTensor,
+    Codebook,
+    CodebookTensor,
+    DenseTensor,
+    NestedTensor,
+    Tensor,
+    arrays_of,
+)
 
 _AT = "|"  # between a tensor's name and that of its part
 
@@ -30,9 +39,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, 
             arrays[f"{name}{_AT}data"] = tensor.data
             continue
         formats[name] = asdict(tensor.format)
-        arrays[f"{name}{_AT}codes"], arrays[f"{name}{_AT}scales"] = tensor.codes, tensor.scales
-        if tensor.offsets is not None:
-            arrays[f"{name}{_AT}offsets"] = tensor.offsets
+        arrays |= {f"{name}{_AT}{part}": array for part, array in arrays_of(tensor).items()}
     texts = {"formats": json.dumps(formats), "facts": json.dumps(facts)}
     write_safetensors(path, arrays, texts)
 
@@ -56,9 +63,17 @@ class StoredTensors(Mapping[str, Tensor]):
         stored = set(file.names())
         if f"{name}{_AT}data" in stored:
             return DenseTensor(file.array(f"{name}{_AT}data"))
-        offsets = file.array(f"{name}{_AT}offsets") if f"{name}{_AT}offsets" in stored else None
-        codes, scales = file.array(f"{name}{_AT}codes"), file.array(f"{name}{_AT}scales")
-        return AffineTensor(Affine(**self._formats[name]), codes, scales, offsets)
+        beginning = f"{name}{_AT}"
+        parts = {
+            part.removeprefix(beginning): file.array(part)
+            for part in stored
+            if part.startswith(beginning)
+        }
+        form = self._formats[name]
+        if "name" in form:
+            return CodebookTensor(Codebook(**form), **parts)
+        kind = NestedTensor if "supers" in parts else AffineTensor
+        return kind(Affine(**form), **parts)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._files)

@@ -20,7 +20,7 @@ from slipstream.compress.moments import F32, Moments, gather
 from slipstream.compress.stages import Stage, stages_of
 from slipstream.compress.store import StoredTensors, overlay, read_rows, save_rows, save_tensors
 from slipstream.compress.work import Drive, Edition, Note, Visit, roles_of
-from slipstream.formats.tensor import AffineTensor, Tensor
+from slipstream.formats.tensor import Quantized, Tensor
 
 Visitor = Callable[[Visit], None]
 Inputs = Literal["none", "now"]  # what a pass is calibrated on: nothing, or inputs as they now are
@@ -94,7 +94,7 @@ class _Walk:
 
     def now(self) -> Edition:
         """The edition with all that was changed."""
-        rounded = {n for n, t in self.changed.items() if isinstance(t, AffineTensor)}
+        rounded = {n for n, t in self.changed.items() if isinstance(t, Quantized)}
         return replace(
             self.edition,
             weights=overlay(self.edition.weights, dict(self.changed)),

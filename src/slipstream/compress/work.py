@@ -18,7 +18,7 @@ from slipstream.compress.moments import Moments
 from slipstream.compress.recipe import Role, Roles
 from slipstream.compress.stages import Stage
 from slipstream.errors import NumericError
-from slipstream.formats.tensor import AffineTensor, DenseTensor, Tensor
+from slipstream.formats.tensor import DenseTensor, Quantized, Tensor, map_arrays
 from slipstream.graph.graph import Graph
 
 F32 = NDArray[np.float32]
@@ -133,7 +133,7 @@ class Visit:
 
     def rounded(self, name: str) -> bool:
         """Whether this run has quantized it already."""
-        return name in self.edition.rounded or isinstance(self.changed.get(name), AffineTensor)
+        return name in self.edition.rounded or isinstance(self.changed.get(name), Quantized)
 
     @property
     def matrices(self) -> tuple[str, ...]:
@@ -170,10 +170,7 @@ def roles_of(graph: Graph) -> Mapping[str, frozenset[Role]]:
 
 def flat(tensor: Tensor) -> Tensor:
     """The same record without values: it takes no memory, and says the size that it stands for."""
-    if isinstance(tensor, DenseTensor):
-        return DenseTensor(_flat(tensor.data))
-    offsets = None if tensor.offsets is None else _flat(tensor.offsets)
-    return AffineTensor(tensor.format, _flat(tensor.codes), _flat(tensor.scales), offsets)
+    return map_arrays(tensor, _flat)
 
 
 def _flat(array: NDArray) -> NDArray:

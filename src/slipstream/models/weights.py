@@ -11,13 +11,13 @@ Files also begin their names differently: `spellings` lists pairs (our beginning
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from slipstream.checkpoint.checkpoint import Checkpoint
 from slipstream.errors import FileFormatError, UnsupportedError
-from slipstream.formats.tensor import AffineTensor, DenseTensor, Tensor
+from slipstream.formats.tensor import DenseTensor, Tensor, map_arrays
 from slipstream.graph.ops import Activations
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -98,16 +98,13 @@ def activations_of(checkpoint: Checkpoint, names: Iterable[str]) -> dict[str, Ac
 def take_part(tensor: Tensor, part: Part) -> Tensor:
     """The part of a stored tensor: views where possible. A quantized tensor cannot be turned."""
     if part.turned:
-        if isinstance(tensor, AffineTensor):
+        if not isinstance(tensor, DenseTensor):
             raise UnsupportedError(f"{part.stored} is quantized along the wrong side for {part}")
         tensor = DenseTensor(np.ascontiguousarray(tensor.data.T))
     if part.rows is None:
         return tensor
     rows = slice(*part.rows)
-    if isinstance(tensor, DenseTensor):
-        return DenseTensor(tensor.data[rows])
-    offsets = None if tensor.offsets is None else tensor.offsets[rows]
-    return replace(tensor, codes=tensor.codes[rows], scales=tensor.scales[rows], offsets=offsets)
+    return map_arrays(tensor, lambda array: array[rows])
 
 
 def _located(name: str, stored: set[str], spellings: Sequence[tuple[str, str]]) -> Part:

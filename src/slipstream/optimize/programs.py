@@ -17,7 +17,7 @@ from slipstream.backends.batch import PAGE_SIZE, Program, single
 from slipstream.compress.calibrate import Hessians
 from slipstream.compress.recipe import Recipe
 from slipstream.compress.run import Memo, OnWeight, overlay, quantize_weights
-from slipstream.formats.tensor import AffineTensor, Tensor
+from slipstream.formats.tensor import Quantized, Tensor
 from slipstream.graph import ops
 from slipstream.graph.graph import Graph
 from slipstream.graph.ops import Activations
@@ -97,14 +97,14 @@ def settings_of(
 
 
 def _setting(tensors: Sequence[Tensor], activations: Activations) -> Activations:
-    affine = [tensor for tensor in tensors if isinstance(tensor, AffineTensor)]
+    affine = [tensor for tensor in tensors if isinstance(tensor, Quantized)]
     if activations.bits == 32 or len(affine) < len(tensors):
         return Activations()
     fits = all(_fits(activations.group, tensor) for tensor in affine)
     return activations if fits else Activations(8, None)
 
 
-def _fits(group: int | None, tensor: AffineTensor) -> bool:
+def _fits(group: int | None, tensor: Quantized) -> bool:
     if group is None:
         return True
     width = tensor.shape[1]

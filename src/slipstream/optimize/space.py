@@ -19,7 +19,7 @@ from slipstream.compress.recipe import (
     plan,
 )
 from slipstream.errors import UnsupportedError
-from slipstream.formats.tensor import Affine, AffineTensor, Tensor
+from slipstream.formats.tensor import Affine, AffineTensor, Quantized, Tensor
 from slipstream.graph.graph import Graph
 from slipstream.graph.ops import Activations
 from slipstream.models.weights import parse_part
@@ -85,7 +85,7 @@ def served_form(graph: Graph, weights: Mapping[str, Tensor]) -> Candidate:
     It differs from the original by about 0.003 KL, so text and calibration come from it: it is
     the faster of the two.
     """
-    quantized = any(isinstance(weights[name], AffineTensor) for name in Roles.of(graph).by_weight)
+    quantized = any(isinstance(weights[name], Quantized) for name in Roles.of(graph).by_weight)
     return as_stored(A8 if quantized else A32)
 
 

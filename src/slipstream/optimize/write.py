@@ -12,7 +12,7 @@ import numpy as np
 from slipstream.checkpoint.artifact import write_artifact
 from slipstream.compress.run import overlay
 from slipstream.errors import UnsupportedError
-from slipstream.formats.tensor import AffineTensor, DenseTensor, Tensor
+from slipstream.formats.tensor import DenseTensor, Quantized, Tensor, arrays_of, with_arrays
 from slipstream.models.model import Model
 from slipstream.models.weights import parse_part
 from slipstream.optimize.programs import settings_of
@@ -85,7 +85,7 @@ def whole_tensors(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     pieces: dict[str, list[tuple[int, Tensor]]] = {}
     for name in weights:
         part = parse_part(name)
-        if part.turned and isinstance(weights[name], AffineTensor):
+        if part.turned and isinstance(weights[name], Quantized):
             raise UnsupportedError(f"{name} is stored turned, which compressed-tensors cannot hold")
         if part.rows is None or part.turned:
             whole[name] = weights[name]
@@ -101,17 +101,13 @@ def joined(name: str, tensors: list[Tensor]) -> Tensor:
     first = tensors[0]
     if all(isinstance(tensor, DenseTensor) for tensor in tensors):
         return DenseTensor(np.concatenate([t.data for t in tensors if isinstance(t, DenseTensor)]))
-    affine = [tensor for tensor in tensors if isinstance(tensor, AffineTensor)]
-    if len(affine) < len(tensors) or any(t.format != affine[0].format for t in affine):
+    parts = [tensor for tensor in tensors if isinstance(tensor, Quantized)]
+    kinds = {(type(part), part.format) for part in parts}
+    if len(parts) < len(tensors) or len(kinds) > 1:
         raise UnsupportedError(f"the parts of {name} have different formats; give them one")
-    assert isinstance(first, AffineTensor)
-    offsets = [tensor.offsets for tensor in affine if tensor.offsets is not None]
-    return AffineTensor(
-        first.format,
-        np.concatenate([tensor.codes for tensor in affine]),
-        np.concatenate([tensor.scales for tensor in affine]),
-        np.concatenate(offsets) if offsets else None,
-    )
+    arrays = [arrays_of(part) for part in parts]
+    whole = {name: np.concatenate([part[name] for part in arrays]) for name in arrays[0]}
+    return with_arrays(first, whole)
 
 
 def whole_settings(settings: Mapping[str, Any]) -> dict[str, Any]:

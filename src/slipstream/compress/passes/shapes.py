@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from slipstream.compress.work import Edition
 from slipstream.errors import UnsupportedError
-from slipstream.formats.tensor import AffineTensor, DenseTensor, Tensor
+from slipstream.formats.tensor import DenseTensor, Quantized, Tensor, map_arrays
 from slipstream.graph import ops
 from slipstream.graph.graph import Graph, Node, weights_of
 from slipstream.models.registry import blueprint_of
@@ -160,12 +160,9 @@ def cut(tensor: Tensor, kept: Sequence[Kept | None]) -> Tensor:
     """Some rows and inputs of a tensor. A quantized one whose inputs are cut becomes dense."""
     if all(indices is None for indices in kept):
         return tensor
-    if isinstance(tensor, AffineTensor) and kept[1] is None and kept[0] is not None:
+    if isinstance(tensor, Quantized) and kept[1] is None and kept[0] is not None:
         rows = kept[0]
-        offsets = None if tensor.offsets is None else tensor.offsets[rows]
-        return replace(
-            tensor, codes=tensor.codes[rows], scales=tensor.scales[rows], offsets=offsets
-        )
+        return map_arrays(tensor, lambda array: array[rows])
     data = tensor.data if isinstance(tensor, DenseTensor) else tensor.dequantize()
     for axis, indices in enumerate(kept):
         if indices is not None:

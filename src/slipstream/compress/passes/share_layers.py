@@ -14,7 +14,7 @@ from slipstream.compress.store import overlay
 from slipstream.compress.stream import stream
 from slipstream.compress.work import Drive, Edition, Visit
 from slipstream.errors import UnsupportedError
-from slipstream.formats.tensor import AffineTensor
+from slipstream.formats.tensor import Quantized
 from slipstream.graph.graph import weights_of
 from slipstream.models.registry import blueprint_of
 
@@ -53,7 +53,7 @@ class ShareLayers:
             others = [visit.edition.graph.node(f"layers.{other}.{end}") for other in together]
             for names in zip(*(weights_of(other.op) for other in others), strict=True):
                 tensors = [visit.tensor(name) for name in names]
-                if any(isinstance(tensor, AffineTensor) for tensor in tensors) and visit.rounded(
+                if any(isinstance(tensor, Quantized) for tensor in tensors) and visit.rounded(
                     names[0]
                 ):
                     raise UnsupportedError("share layers before they are quantized")

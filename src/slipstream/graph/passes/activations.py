@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Literal
 
-from slipstream.formats.tensor import AffineTensor, Tensor
+from slipstream.formats.tensor import Quantized, Tensor
 from slipstream.graph import ops
 from slipstream.graph.graph import Graph, Node
 from slipstream.graph.ops import Activations
@@ -28,7 +28,7 @@ def assign_activations(
     """The graph with `activations` of every linear decided.
 
     f32   no linear rounds its input.
-    int8  linears of affine weights round it to int8 (dense weights never do).
+    int8  linears of quantized weights round it to int8 (dense weights never do).
     auto  what `settings` says of the weight (a checkpoint's own wish), else what the graph says,
           else as int8.
     """
@@ -62,7 +62,7 @@ def _decide(
     settings: Mapping[str, Activations],
 ) -> Activations:
     tensors = [weights[name] for name in names]
-    affine = [tensor for tensor in tensors if isinstance(tensor, AffineTensor)]
+    affine = [tensor for tensor in tensors if isinstance(tensor, Quantized)]
     if choice == "f32" or len(affine) < len(tensors):
         return FLOAT
     if choice == "auto":
@@ -74,7 +74,7 @@ def _decide(
     return _int8(affine)
 
 
-def _int8(tensors: list[AffineTensor]) -> Activations:
+def _int8(tensors: list[Quantized]) -> Activations:
     """int8 in groups that divide, or are divided by, the groups of every weight."""
     width = tensors[0].shape[1]
     groups = [tensor.format.group or width for tensor in tensors]
