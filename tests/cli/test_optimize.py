@@ -155,7 +155,7 @@ def test_what_cannot_be_is_refused_in_words(tiny_model: Path, words: Path) -> No
     with pytest.raises(SourceError, match="cannot be read"):
         optimize_verb.command(str(tiny_model), text=words.parent / "absent")
     for wrong, message in (
-        ({"bits": 5}, "--bits is one of"), ({"group": "33"}, "multiple of 16"), ({"method": "awk"}, "--method"),
+        ({"bits": 7}, "--bits is one of"), ({"group": "33"}, "multiple of 16"), ({"method": "awk"}, "--method"),
         ({"zero": "odd"}, "--zero"), ({"activations": "fp8"}, "--activations"),
     ):  # fmt: skip
         with pytest.raises(UnsupportedError, match=message):

@@ -3,29 +3,28 @@
     config.json  generation_config.json     as Hugging Face has them, with quantization_config
     model.safetensors (or shards)           compressed-tensors layout
     tokenizer.json  tokenizer_config.json  chat_template.jinja
+    prompts.json                            a few prompts and the logits they gave (`prompts`)
     slipstream.json                         the manifest: what was done, from what, how good it is,
-                                            and the SHA-256 of every other file
+                                            the SHA-256 of every other file, and one of itself
 
 A folder is written whole or not at all: everything goes into a hidden sibling, is synced, and then
 takes its name. `optimize` and `quantize` write, `verify` checks what was copied about.
 """
 
+import hashlib
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
-from slipstream.checkpoint.compressed_tensors_write import LayoutPlan, encode, plan_layout
+from slipstream.checkpoint.artifact_shards import ShardWriter
+from slipstream.checkpoint.compressed_tensors_write import LayoutPlan, plan_layout
 from slipstream.checkpoint.json_file import read_object
-from slipstream.checkpoint.safetensors_write import write_safetensors
+from slipstream.checkpoint.json_write import json_text, write_json
 from slipstream.checkpoint.sources_verify import sha256_of
 from slipstream.errors import ArtifactError
 from slipstream.formats.tensor import Tensor
@@ -33,6 +32,7 @@ from slipstream.graph.ops import Activations
 
 MANIFEST = "slipstream.json"
 SCHEMA = 1
+SEAL = "seal"  # of the manifest itself, over everything else in it
 SHARD_BYTES = 4_000_000_000
 
 
@@ -68,6 +68,7 @@ def write_artifact(
     manifest: Mapping[str, Any],
     activations: Mapping[str, Activations],
     files: Mapping[str, str] = MappingProxyType({}),
+    proofs: Mapping[str, Callable[[Path], str]] = MappingProxyType({}),
     overwrite: bool = False,
     shard_bytes: int = SHARD_BYTES,
 ) -> Path:
@@ -75,8 +76,8 @@ def write_artifact(
 
     `tensors` are read one after the other (a lazy mapping is fine). `manifest` is the caller's
     account (recipe, source, measurements); schema, version and hashes are added here. `files` are
-    further texts by name (a report). An existing folder is refused, unless `overwrite` is said and
-    it is an artifact itself.
+    further texts by name (a report); `proofs` are texts made from the folder once all else is in
+    it. An existing folder is refused, unless `overwrite` is said and it is an artifact itself.
     """
     folder = Path(folder).expanduser().absolute()
     _check_target(folder, overwrite)
@@ -87,10 +88,10 @@ def write_artifact(
         _write_config(building, config, plan)
         _write_tokenizer(building, tokenizer, chat_template)
         for name, text in files.items():
-            if name != os.path.basename(name) or (building / name).exists() or name == MANIFEST:
-                raise ValueError(f"{name!r} cannot be a further file of an artifact")
-            (building / name).write_text(text, encoding="utf-8")
-        _ShardWriter(building, shard_bytes).write(tensors, plan)
+            _write_further(building, name, text)
+        ShardWriter(building, shard_bytes).write(tensors, plan)
+        for name, prove in proofs.items():
+            _write_further(building, name, prove(building))
         _write_manifest(building, manifest)
         _sync(building)
         building.chmod(0o755)
@@ -119,6 +120,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise ArtifactError(
             f"{path} has schema {schema}, and this Slipstream knows up to {SCHEMA}: update it"
         )
+    if SEAL in manifest and manifest[SEAL] != _seal(manifest):
+        raise ArtifactError(f"{path} was changed after it was written: copy the artifact again")
     return manifest
 
 
@@ -126,15 +129,27 @@ def verify(folder: Path) -> dict[str, Any]:
     """Compare every file with the manifest, which is returned; ArtifactError names what differs."""
     folder = Path(folder)
     manifest = read_manifest(folder)
+    for error in check_files(folder, manifest).values():
+        if error is not None:
+            raise error
+    return manifest
+
+
+def check_files(folder: Path, manifest: Mapping[str, Any]) -> dict[str, ArtifactError | None]:
+    """What is wrong with each file, by name: those of the manifest, and weights unknown to it."""
     files = manifest.get("files")
     if not isinstance(files, dict) or not files:
         raise ArtifactError(f"{folder / MANIFEST} lists no files: it is damaged")
+    found: dict[str, ArtifactError | None] = {}
     for name, entry in files.items():
-        _verify_file(folder, name, entry)
-    strangers = {path.name for path in folder.glob("*.safetensors")} - files.keys()
-    if strangers:
-        raise ArtifactError(f"{folder} holds {min(strangers)}, which its manifest does not know")
-    return manifest
+        try:
+            _verify_file(folder, name, entry)
+            found[name] = None
+        except ArtifactError as error:
+            found[name] = error
+    for name in sorted({path.name for path in folder.glob("*.safetensors")} - files.keys()):
+        found[name] = ArtifactError(f"{folder} holds {name}, which its manifest does not know")
+    return found
 
 
 def _verify_file(folder: Path, name: str, entry: Any) -> None:
@@ -180,7 +195,7 @@ def _write_config(folder: Path, config: Mapping[str, Any], plan: LayoutPlan | No
         content["dtype"] = "float32"
     if plan is not None:
         content["quantization_config"] = dict(plan.config)
-    _write_json(folder / "config.json", content)
+    write_json(folder / "config.json", content)
 
 
 def _write_tokenizer(
@@ -191,10 +206,16 @@ def _write_tokenizer(
     if tokenizer is None:
         return
     tokenizer.save_json(folder / "tokenizer.json")
-    _write_json(folder / "tokenizer_config.json", tokenizer.config())
+    write_json(folder / "tokenizer_config.json", tokenizer.config())
     ends = {"bos_token_id": tokenizer.bos_id, "eos_token_id": sorted(tokenizer.eos_ids) or None}
     generation = {key: value for key, value in ends.items() if value is not None}
-    _write_json(folder / "generation_config.json", generation)
+    write_json(folder / "generation_config.json", generation)
+
+
+def _write_further(folder: Path, name: str, text: str) -> None:
+    if name != os.path.basename(name) or (folder / name).exists() or name == MANIFEST:
+        raise ValueError(f"{name!r} cannot be a further file of an artifact")
+    (folder / name).write_text(text, encoding="utf-8")
 
 
 def _write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
@@ -203,7 +224,15 @@ def _write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
         for path in sorted(folder.iterdir())
     }
     own = {"schema": SCHEMA, "slipstream": _version()}
-    _write_json(folder / MANIFEST, {**own, **manifest, **own, "files": files})
+    whole = json.loads(json_text({**own, **manifest, **own, "files": files}))
+    write_json(folder / MANIFEST, {**whole, SEAL: _seal(whole)})
+
+
+def _seal(manifest: Mapping[str, Any]) -> str:
+    """SHA-256 over everything else in the manifest, however it is laid out."""
+    rest = {key: value for key, value in manifest.items() if key != SEAL}
+    text = json.dumps(rest, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _version() -> str:
@@ -213,64 +242,6 @@ def _version() -> str:
         return importlib.metadata.version("slipstream")
     except importlib.metadata.PackageNotFoundError:
         return "unknown"
-
-
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    text = json.dumps(content, indent=2, ensure_ascii=False, default=_plain, allow_nan=False)
-    path.write_text(text + "\n", encoding="utf-8")
-
-
-def _plain(value: Any) -> Any:
-    """Numbers of numpy, paths and sets, as JSON has them."""
-    if isinstance(value, np.generic | np.ndarray):
-        return value.tolist()
-    if isinstance(value, set | frozenset):
-        return sorted(value)
-    if isinstance(value, Path):
-        return str(value)
-    raise TypeError(f"{type(value).__name__} cannot be written to JSON")
-
-
-@dataclass
-class _ShardWriter:
-    """Writes tensors into files of at most `shard_bytes`; a larger tensor has one of its own."""
-
-    folder: Path
-    shard_bytes: int
-
-    def write(self, tensors: Mapping[str, Tensor], plan: LayoutPlan | None) -> None:
-        """One ``model.safetensors``, or numbered shards with their index."""
-        shards: list[list[str]] = []
-        total = held_bytes = 0
-        held: dict[str, NDArray] = {}
-        for name in sorted(tensors):
-            arrays = encode(name, tensors[name], plan)
-            size = sum(array.nbytes for array in arrays.values())
-            if held and held_bytes + size > self.shard_bytes:
-                shards.append(self._flush(held, len(shards)))
-                held, held_bytes = {}, 0
-            held |= arrays
-            held_bytes += size
-            total += size
-        shards.append(self._flush(held, len(shards)))
-        self._name(shards, total)
-
-    def _flush(self, arrays: dict[str, NDArray], index: int) -> list[str]:
-        write_safetensors(self.folder / f"shard-{index}", arrays, {"format": "pt"})
-        return list(arrays)
-
-    def _name(self, shards: list[list[str]], total: int) -> None:
-        """Only now is the number of shards known, which their names have to tell."""
-        count = len(shards)
-        homes: dict[str, str] = {}
-        for index, names in enumerate(shards):
-            name = f"model-{index + 1:05}-of-{count:05}.safetensors"
-            name = name if count > 1 else "model.safetensors"
-            (self.folder / f"shard-{index}").rename(self.folder / name)
-            homes |= dict.fromkeys(names, name)
-        if count > 1:
-            index_content = {"metadata": {"total_size": total}, "weight_map": homes}
-            _write_json(self.folder / "model.safetensors.index.json", index_content)
 
 
 def _sync(folder: Path) -> None:

@@ -4,8 +4,10 @@ from pathlib import Path
 from typing import Any
 
 from slipstream.checkpoint.artifact import write_artifact
+from slipstream.checkpoint.prompts import PROMPTS
 from slipstream.compress.chain import Chain
 from slipstream.compress.work import Edition
+from slipstream.engine.proof import record_prompts
 from slipstream.models.model import Model
 from slipstream.optimize.programs import settings_of
 from slipstream.optimize.report import report_html
@@ -35,6 +37,7 @@ def write_edition(
         chat_template=None if chat is None else chat.source,
         manifest=_manifest(model, after, chain, study),
         activations=whole_settings(settings),
+        proofs={PROMPTS: record_prompts},
         files={REPORT: report_html(study, result)},
         overwrite=overwrite,
     )

@@ -80,6 +80,11 @@ VERBS: dict[str, Verb] = {
         "Make a model smaller: fewer blocks, heads, neurons, channels or weights.",
         "slipstream prune smollm2:135m --neurons 0.2 --blocks 2 --bits 8 -o OUT",
     ),
+    "verify": Verb(
+        "slipstream.cli.verify",
+        "Check an artifact: every file's hash, and what it answers.",
+        "slipstream verify OUT",
+    ),
     "evaluate": Verb(
         "slipstream.cli.evaluate",
         "Measure a model's perplexity, or its distance from the original.",

@@ -34,6 +34,7 @@ def command(  # noqa: PLR0917  each argument is an option of the command line
     context: Context = None,
     kv_memory: Annotated[int | None, typer.Option(min=1, help="MB of KV pages")] = None,
     threads: Threads = None,
+    verify: serve_options.Verify = True,
     activations: ActivationsChoice = "auto",
     queue: serve_options.Queue = 128,
     max_prompt: serve_options.MaxPrompt = None,
@@ -73,6 +74,7 @@ def command(  # noqa: PLR0917  each argument is an option of the command line
         kv_memory_bytes=None if kv_memory is None else kv_memory * 10**6,
         threads=threads,
         activations=activations,
+        verify=verify,
     )
     specs = serve_models.specs_of(model, name, more)
     first, *_ = [resolve(spec.source) for spec in specs]  # has a progress bar of its own

@@ -34,6 +34,7 @@ DrainTimeout = Annotated[
     float | None, _option("seconds for answers under way after SIGTERM (default: to their end)")
 ]
 Connections = Annotated[int, _option("open at once", min=1)]
+Verify = Annotated[bool, _option("run an artifact's stored prompts first", "--verify/--no-verify")]
 ApiKeys = Annotated[
     Path | None,
     _option("file of name:key[:limits] lines, read again on SIGHUP; or SLIPSTREAM_API_KEYS"),

@@ -28,6 +28,7 @@ from slipstream.engine.codec import Message, TextCodec
 from slipstream.engine.intake import Intake, Prompt, Terms
 from slipstream.engine.loading import compile_program
 from slipstream.engine.options import EngineOptions, Settings, resolve
+from slipstream.engine.proof import require_match
 from slipstream.engine.request import Request, SamplingParams
 from slipstream.engine.running import Running
 from slipstream.engine.scheduler import Scheduler
@@ -70,10 +71,18 @@ class Engine:
 
     @classmethod
     def open(cls, source: str | Path | Model, options: EngineOptions | None = None) -> "Engine":
-        """Loads a model by name or path (or takes a loaded one) and makes it ready to answer."""
+        """Loads a model by name or path (or takes a loaded one) and makes it ready to answer.
+
+        ArtifactError for an artifact that answers its stored prompts otherwise than when it was
+        written (`options.verify`).
+        """
         model = source if isinstance(source, Model) else load(source)
-        settings = resolve(options or EngineOptions(), model.graph, machine())
-        return cls(compile_program(model, settings), model.tokenizer, settings, name=model.name)
+        options = options or EngineOptions()
+        settings = resolve(options, model.graph, machine())
+        program = compile_program(model, settings)
+        if options.verify:
+            require_match(model, program, settings)
+        return cls(program, model.tokenizer, settings, name=model.name)
 
     # Whole answers and streams.
 

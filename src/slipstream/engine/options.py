@@ -41,6 +41,7 @@ class EngineOptions:
     batching         when requests join a running batch: see `scheduler.Limits`
     max_wait_s       how long a "dynamic" batch waits to be full
     keep_packed      keep the kernels' form of the weights in the cache, for the next start to map
+    verify           run an artifact's stored prompts, and refuse one that answers otherwise
     """
 
     backend: Backend = "native"
@@ -55,6 +56,7 @@ class EngineOptions:
     batching: Batching = "continuous"
     max_wait_s: float = 0.05
     keep_packed: bool = True
+    verify: bool = True
 
 
 @dataclass(frozen=True)

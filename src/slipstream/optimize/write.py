@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 
 from slipstream.checkpoint.artifact import write_artifact
+from slipstream.checkpoint.prompts import PROMPTS
 from slipstream.compress.run import overlay
+from slipstream.engine.proof import record_prompts
 from slipstream.errors import UnsupportedError
 from slipstream.formats.tensor import DenseTensor, Quantized, Tensor, arrays_of, with_arrays
 from slipstream.models.model import Model
@@ -46,6 +48,7 @@ def write_choice(
         chat_template=None if chat is None else chat.source,
         manifest=manifest_of(model, study, chosen),
         activations=whole_settings(settings),
+        proofs={PROMPTS: record_prompts},
         files={REPORT: report_html(study, chosen)},
         overwrite=overwrite,
     )
