@@ -7,6 +7,7 @@ from slipstream.compress.passes.drop_blocks import DropBlocks
 from slipstream.compress.passes.drop_inputs import DropHeads, DropNeurons
 from slipstream.compress.passes.drop_width import DropWidth
 from slipstream.compress.passes.low_rank import LowRank
+from slipstream.compress.passes.mixed import Mixed
 from slipstream.compress.passes.pruners import Magnitude, SparseGpt, Wanda
 from slipstream.compress.passes.quantizers import Gptq, Hqq, Imatrix, Rtn
 from slipstream.compress.passes.rotate import Rotate
@@ -19,6 +20,7 @@ METHODS: dict[str, type[Any]] = {
     "awq": Awq,
     "hqq": Hqq,
     "imatrix": Imatrix,
+    "mixed": Mixed,
     "smoothquant": SmoothQuant,
     "rotate": Rotate,
     "magnitude": Magnitude,

@@ -66,8 +66,8 @@ class Rounding:
         for group in [*alone, *visit.groups]:
             names = [name for name in group.weights if self._turn(visit, name, group)]
             sound = [name for name in names if _sound(visit, name)]
-            if sound:
-                self._round_or_leave(visit, sound, visit.moments.get(group.key))
+            for format, alike in self._by_format(visit, sound).items():
+                self._round_or_leave(visit, alike, visit.moments.get(group.key), format)
 
     def round(self, weight: F32, moments: Moments | None, format: Affine) -> AffineTensor:
         """Rows float32 [O, I] onto `format`; NumericError if they cannot be calibrated."""
@@ -76,6 +76,10 @@ class Rounding:
     def format_for(self, width: int) -> Affine:
         """The wanted format, with a group that fits rows of `width`."""
         return Affine(self.bits, fitting_group(self.group, width, SERVED), self.zero)
+
+    def format_of(self, name: str, width: int) -> Affine:
+        """That of one weight; the same for all, unless a subclass chooses."""
+        return self.format_for(width)
 
     def outline(self, edition: Edition) -> Edition:
         """The formats that weights will have."""
@@ -94,17 +98,27 @@ class Rounding:
         waits = self.calibrated and not group.width and roles != {"embedding"}
         return selected(self.select, name, roles) and not visit.rounded(name) and not waits
 
-    def _round_or_leave(self, visit: Visit, names: Sequence[str], moments: Moments | None) -> None:
+    def _by_format(self, visit: Visit, names: Sequence[str]) -> dict[Affine, list[str]]:
+        alike: dict[Affine, list[str]] = {}
+        for name in names:
+            format = self.format_of(name, visit.tensor(name).shape[1])
+            alike.setdefault(format, []).append(name)
+        return alike
+
+    def _round_or_leave(
+        self, visit: Visit, names: Sequence[str], moments: Moments | None, format: Affine
+    ) -> None:
         try:
-            self._round_together(visit, names, moments)
+            self._round_together(visit, names, moments, format)
         except ValueError as error:  # rows that are no multiple of 16
             for name in names:
                 visit.note(name, f"left as stored: {error}")
 
-    def _round_together(self, visit: Visit, names: Sequence[str], moments: Moments | None) -> None:
+    def _round_together(
+        self, visit: Visit, names: Sequence[str], moments: Moments | None, format: Affine
+    ) -> None:
         """Rows are independent, so matrices of one input are rounded as one."""
         matrices = [visit.dense(name) for name in names]
-        format = self.format_for(matrices[0].shape[1])
         if len(matrices) == 1 or not self.calibrated:
             for name, matrix in zip(names, matrices, strict=True):
                 visit.put(name, self._round_or_fall_back(visit, name, matrix, moments, format))
