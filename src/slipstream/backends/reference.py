@@ -67,7 +67,12 @@ class ReferenceProgram:
 
     def step(self, batch: Batch, kv: KV) -> Array:
         """Runs the batch, writes its keys and values into `kv`; returns logits [L, V]."""
-        return _Step(self, batch, kv).run({})
+        return _Step(self, batch, kv).run({})[self.graph.nodes[-1].outputs[0]]
+
+    def values(self, batch: Batch, kv: KV, names: tuple[str, ...]) -> dict[str, Array]:
+        """Runs the batch; returns the graph's values of these names (training looks inside)."""
+        found = _Step(self, batch, kv).run({}, frozenset(names))
+        return {name: found[name] for name in names}
 
     def capture(self, batch: Batch, kv: KV, weights: tuple[str, ...]) -> dict[str, Array]:
         """Runs the batch; returns the unrounded input [R, in] of each weight's linear."""
@@ -120,8 +125,13 @@ class _Step:
         self.angles: dict[tuple[object, ...], tuple[Array, Array]] = {}
         self.row_slots = reference_adapters.row_slots(batch, selected=False)
 
-    def run(self, captured: dict[str, Array]) -> Array:
-        """Runs every node; fills those keys of `captured` that name a linear's weight."""
+    def run(
+        self, captured: dict[str, Array], kept: frozenset[str] = frozenset()
+    ) -> dict[str, Array]:
+        """Runs every node; fills those keys of `captured` that name a linear's weight.
+
+        Returns the values that are left: the output of the last node, and those in `kept`.
+        """
         nodes = self.program.graph.nodes
         last_read = {name: i for i, node in enumerate(nodes) for name in node.inputs}
         values: dict[str, Array] = {"ids": self._integers(self.batch.ids)}
@@ -132,9 +142,9 @@ class _Step:
             outputs = self._apply(node, inputs)
             values.update(zip(node.outputs, outputs, strict=True))
             for name in node.inputs:
-                if last_read[name] == i:
+                if last_read[name] == i and name not in kept:
                     values.pop(name, None)
-        return values[nodes[-1].outputs[0]]
+        return values
 
     def _apply(self, node: Node, inputs: list[Array]) -> tuple[Array, ...]:
         x, weight = inputs[0], self.program.weight

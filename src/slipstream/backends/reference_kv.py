@@ -120,4 +120,5 @@ def _write(
     if dtype == "bfloat16":
         short = ml_dtypes.bfloat16 if is_numpy_array(rows) else xp.bfloat16
         rows = xp.astype(xp.astype(rows, short), rows.dtype)
+    rows = xp.astype(rows, pages.dtype, copy=False)  # of products in bfloat16, when training
     pages[page, slot] = xp.reshape(rows, (rows.shape[0], *pages.shape[2:]))

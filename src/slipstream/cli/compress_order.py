@@ -55,14 +55,16 @@ def _group(text: str) -> int | str:
 
 
 def read_recipe(path: Path) -> Chain:
-    """The chain of a TOML file; its calibration text is looked for beside it."""
+    """The chain of a TOML file; its texts are looked for beside it."""
     try:
         chain = read_chain(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise SourceError(f"the recipe {path} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
         raise UnsupportedError(f"the recipe {path} is no text in UTF-8") from None
-    if chain.calibration.text is None:
-        return chain
-    beside = str(path.parent / chain.calibration.text)
-    return replace(chain, calibration=replace(chain.calibration, text=beside))
+    calibration, training = chain.calibration, chain.training
+    if calibration.text is not None:
+        calibration = replace(calibration, text=str(path.parent / calibration.text))
+    if training.text is not None:
+        training = replace(training, text=str(path.parent / training.text))
+    return replace(chain, calibration=calibration, training=training)

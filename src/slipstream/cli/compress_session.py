@@ -11,25 +11,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
 from rich.console import Console
 
 from slipstream.backends.batch import Program
 from slipstream.backends.native import NativeOptions, compile_native
 from slipstream.cli.compress_measure import measure
 from slipstream.cli.compress_show import show_notes, show_preview
+from slipstream.cli.compress_text import Reading, read_texts
 from slipstream.cli.compress_write import write_edition
 from slipstream.cli.search_session import Order as Target
 from slipstream.cli.search_session import check_target, facts_of
 from slipstream.cli.search_show import Bars, misses, open_console, show
-from slipstream.compress.calibration_text import read_documents
 from slipstream.compress.carry_out import carry_out, run_folder
 from slipstream.compress.chain import Chain
 from slipstream.compress.preview import preview
 from slipstream.compress.work import Edition
-from slipstream.errors import LimitsNotMetError, MachineError
-from slipstream.evaluate.texts import Texts, sample_texts, split_text, start_id
+from slipstream.errors import LimitsNotMetError, MachineError, UnsupportedError
 from slipstream.evaluate.verdict import Limit
 from slipstream.formats.tensor import Tensor
 from slipstream.graph.graph import Graph
@@ -42,7 +39,11 @@ from slipstream.optimize.study import Study
 
 @dataclass(frozen=True)
 class Order:
-    """What the user asked for. `text` comes before that of the recipe."""
+    """What the user asked for. `text` comes before that of the recipe.
+
+    teacher  another model that trained passes learn from; None: the model itself, as it was
+    log      folder for TensorBoard
+    """
 
     model: str
     out: Path | None
@@ -56,6 +57,8 @@ class Order:
     overwrite: bool = False
     fresh: bool = False
     as_json: bool = False
+    teacher: str | None = None
+    log: Path | None = None
 
 
 def run_compression(order: Order) -> None:
@@ -69,14 +72,15 @@ def run_compression(order: Order) -> None:
         show_preview(preview(order.chain, edition, _ceilings()), console, order.as_json)
         return
     with Bars(console) as bars:
-        texts = _texts(order, model, bars)
+        reading = read_texts(order.chain, model, order.text, order.tokens, bars)
+        texts = reading.texts
         chunks = texts.calibration if order.chain.calibrated else None
         folder = run_folder(
-            cache_dir() / "compress", model.checkpoint.identity(), order.chain, chunks
+            cache_dir() / "compress", identity_of(order, model), order.chain, chunks, reading.corpus
         )
         if order.fresh:
             shutil.rmtree(folder, ignore_errors=True)
-        after = _compressed(order, edition, chunks, folder, bars)
+        after = _compressed(order, edition, reading, folder, bars)
         study = measure(model, after, order.chain, texts, limits=order.limits, bars=bars)
     _conclude(order, model, after, _with_facts(study, model, after), console)
     shutil.rmtree(folder, ignore_errors=True)
@@ -87,30 +91,40 @@ def compile_exact(graph: Graph, weights: Mapping[str, Tensor]) -> Program:
     return compile_native(graph, weights, NativeOptions(activations="f32", kv_dtype="float32"))
 
 
+def identity_of(order: Order, model: Model) -> str:
+    """Of the model and of its teacher, if it has another."""
+    own = model.checkpoint.identity()
+    return own if order.teacher is None else f"{own} {load(order.teacher).checkpoint.identity()}"
+
+
 def _compressed(
-    order: Order, edition: Edition, chunks: NDArray[np.int32] | None, folder: Path, bars: Bars
+    order: Order, edition: Edition, reading: Reading, folder: Path, bars: Bars
 ) -> Edition:
-    memory = order.memory_bytes or machine().memory_bytes // 2
     return carry_out(
-        order.chain, edition, compile_exact, chunks, folder, memory_bytes=memory, watcher=bars
+        order.chain,
+        edition,
+        compile_exact,
+        reading.texts.calibration if order.chain.calibrated else None,
+        folder,
+        memory_bytes=order.memory_bytes or machine().memory_bytes // 2,
+        watcher=bars,
+        corpus=reading.corpus,
+        original=_teacher(order, edition),
+        log=order.log,
     )
 
 
-def _texts(order: Order, model: Model, bars: Bars) -> Texts:
-    """From the user's file, or sampled from the model as it is served."""
-    plan = order.chain.calibration
-    path = order.text or (None if plan.text is None else Path(plan.text))
-    length = min(plan.length, model.graph.context)
-    if path is not None:
-        text = read_documents(path, model.tokenizer.chat)
-        return split_text(
-            model.tokenizer, text, order.tokens, plan.tokens, source=path.name, length=length
+def _teacher(order: Order, edition: Edition) -> Edition | None:
+    """Another model to learn from; UnsupportedError unless it speaks the same tokens."""
+    if order.teacher is None:
+        return None
+    teacher = load(order.teacher)
+    if teacher.graph.vocabulary != edition.graph.vocabulary:
+        raise UnsupportedError(
+            f"{order.teacher} has {teacher.graph.vocabulary} tokens and the student "
+            f"{edition.graph.vocabulary}: a teacher needs the same tokenizer"
         )
-    program = compile_native(model.graph, model.weights, settings=model.activations)
-    tokens = plan.tokens if order.chain.calibrated else length
-    advance = bars.begin("the model writes text", order.tokens + tokens)
-    begin = start_id(model.tokenizer)
-    return sample_texts(program, begin, order.tokens, tokens, length=length, on_tokens=advance)
+    return Edition(teacher.checkpoint.config, teacher.graph, teacher.weights)
 
 
 def _conclude(order: Order, model: Model, after: Edition, study: Study, console: Console) -> None:

@@ -85,6 +85,11 @@ VERBS: dict[str, Verb] = {
         "Check an artifact: every file's hash, and what it answers.",
         "slipstream verify OUT",
     ),
+    "distill": Verb(
+        "slipstream.cli.distill",
+        "Teach a smaller student what a model says; heal what pruning broke.",
+        "slipstream distill smollm2:135m --blocks 3 --text wiki.txt -o OUT",
+    ),
     "evaluate": Verb(
         "slipstream.cli.evaluate",
         "Measure a model's perplexity, or its distance from the original.",

@@ -24,13 +24,18 @@ def read_documents(path: Path, template: ChatTemplate | None) -> str:
     SourceError for a file that cannot be read; UnsupportedError names the line that is no document,
     or says that the model has no chat template.
     """
+    return "\n\n".join(documents_of(path, template))
+
+
+def documents_of(path: Path, template: ChatTemplate | None) -> list[str]:
+    """The same apart; a plain text is one document."""
     try:
         content = path.read_text(encoding="utf-8", errors="replace")
     except OSError as error:
         raise SourceError(f"the text {path} cannot be read: {error.strerror}") from None
     if path.suffix not in (".jsonl", ".ndjson"):
-        return content
-    return "\n\n".join(_documents(content, path.name, template))
+        return [content]
+    return list(_documents(content, path.name, template))
 
 
 def _documents(content: str, name: str, template: ChatTemplate | None) -> Iterator[str]:

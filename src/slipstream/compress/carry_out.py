@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slipstream.compress.chain import Chain, method_of
+from slipstream.compress.corpus import Corpus
 from slipstream.compress.stages import stages_of
 from slipstream.compress.work import Compile, Drive, Edition, Silent, Watcher
 from slipstream.errors import MachineError
@@ -23,11 +24,19 @@ from slipstream.graph.graph import Graph
 VERSION = 1  # of the files in a run's folder; a later one starts afresh
 
 
-def run_folder(cache: Path, identity: str, chain: Chain, chunks: NDArray[np.int32] | None) -> Path:
+def run_folder(
+    cache: Path,
+    identity: str,
+    chain: Chain,
+    chunks: NDArray[np.int32] | None,
+    corpus: Corpus | None = None,
+) -> Path:
     """The folder of this very run under `cache`."""
     digest = hashlib.sha256(f"{VERSION} {identity} {json.dumps(chain.to_json())}".encode())
     if chunks is not None:
         digest.update(chunks.astype("<i4").tobytes())
+    if corpus is not None:
+        digest.update(corpus.digest.encode())
     return cache / digest.hexdigest()[:16]
 
 
@@ -40,19 +49,24 @@ def carry_out(
     *,
     memory_bytes: int = 2 << 30,
     watcher: Watcher | None = None,
+    corpus: Corpus | None = None,
+    original: Edition | None = None,
+    log: Path | None = None,
 ) -> Edition:
     """The edition after all passes. `folder` is that of `run_folder`, and is kept.
 
     MachineError before any work if a stage does not fit `memory_bytes`; what single layers could
-    not bear is in the edition's notes.
+    not bear is in the edition's notes. `corpus` is for passes that train; they learn from
+    `original` (the edition itself, if it is not given) and write figures for TensorBoard to `log`.
     """
     watcher = watcher or Silent()
+    original = original or edition
     if chain.calibrated:
         assert chunks is not None, "a calibrated chain needs a text"
         check_memory(edition.graph, edition.weights, chunks.size, memory_bytes)
     for number, one in enumerate(chain.passes):
         where = folder / f"{number:02}-{method_of(one)}"
-        drive = Drive(compile, chunks, where, memory_bytes, watcher)
+        drive = Drive(compile, chunks, where, memory_bytes, watcher, corpus, original, log)
         edition = one.run(edition, drive)
     return edition
 

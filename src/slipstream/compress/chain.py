@@ -6,6 +6,10 @@ activations = "int8 g32"         # how linears' inputs are rounded when it is se
 text = "wiki.txt"
 tokens = 16384
 
+[training]                       # the same for passes that train
+text = "books.jsonl"
+tokens = 1000000
+
 [[pass]]
 method = "wanda"
 sparsity = 0.5
@@ -14,18 +18,27 @@ sparsity = 0.5
 method = "gptq"
 bits = 4
 group = 64
+
+[[pass]]                         # rounds: prune a little, heal, and again
+repeat = 3
+[[pass.pass]]
+method = "drop_blocks"
+[[pass.pass]]
+method = "distill"
 """
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from slipstream.compress.options import check_keys, read_options
-from slipstream.compress.registry import METHODS
+from slipstream.compress.registry import METHODS, TRAINERS
 from slipstream.compress.work import Pass
 from slipstream.errors import UnsupportedError
 from slipstream.graph.ops import Activations
+
+S = TypeVar("S")
 
 ACTIVATIONS = {
     "int8 g32": Activations(8, 32),
@@ -44,23 +57,42 @@ class Calibration:
 
 
 @dataclass(frozen=True)
+class Training:
+    """The text that passes train on: so many tokens of it, in portions of `length`.
+
+    Without `text` it is that of the command line, or what the model writes.
+    """
+
+    text: str | None = None
+    tokens: int = 65536
+    length: int = 512
+
+
+@dataclass(frozen=True)
 class Chain:
     """Passes in order, and what they are calibrated on."""
 
     passes: tuple[Pass, ...]
     activations: Activations = ACTIVATIONS["int8 g32"]
     calibration: Calibration = field(default_factory=Calibration)
+    training: Training = field(default_factory=Training)
 
     @property
     def calibrated(self) -> bool:
         """Whether some pass needs a text."""
         return any(one.calibrated for one in self.passes)
 
+    @property
+    def trained(self) -> bool:
+        """Whether some pass needs a text to train on."""
+        return any(method_of(one) in TRAINERS for one in self.passes)
+
     def to_json(self) -> dict[str, Any]:
         """Plain data, every option spelled out; `parse_chain` reads it back."""
         return {
             "activations": _name_of(self.activations),
             "calibration": asdict(self.calibration),
+            **({"training": asdict(self.training)} if self.trained else {}),
             "pass": [{"method": method_of(one), **_options(one)} for one in self.passes],
         }
 
@@ -80,19 +112,40 @@ def read_chain(text: str) -> Chain:
 
 def parse_chain(data: Mapping[str, Any]) -> Chain:
     """The same from plain data."""
-    check_keys(data, ("activations", "calibration", "pass"), "the recipe")
+    check_keys(data, ("activations", "calibration", "training", "pass"), "the recipe")
     entries = data.get("pass", [])
     if not isinstance(entries, list) or not entries:
         raise UnsupportedError("the recipe has no [[pass]]")
     named = data.get("activations", "int8 g32")
     if named not in ACTIVATIONS:
         raise UnsupportedError(f"activations is one of {', '.join(ACTIVATIONS)}, not {named!r}")
-    section = data.get("calibration", {})
+    passes = tuple(parse_pass(entry, where) for entry, where in _unrolled(entries))
+    calibration = _section(Calibration, data, "calibration")
+    return Chain(passes, ACTIVATIONS[named], calibration, _section(Training, data, "training"))
+
+
+def _section(kind: type[S], data: Mapping[str, Any], name: str) -> S:
+    section = data.get(name, {})
     if not isinstance(section, Mapping):
-        raise UnsupportedError("[calibration] is a table of the recipe")
-    passes = tuple(parse_pass(entry, f"pass {number}") for number, entry in enumerate(entries, 1))
-    calibration = read_options(Calibration, section, "[calibration]")
-    return Chain(passes, ACTIVATIONS[named], calibration)
+        raise UnsupportedError(f"[{name}] is a table of the recipe")
+    return read_options(kind, section, f"[{name}]")
+
+
+def _unrolled(entries: list[Any]) -> Iterator[tuple[Any, str]]:
+    """The passes one after another: ``{repeat = 3, pass = [...]}`` stands for three rounds."""
+    for number, entry in enumerate(entries, 1):
+        if not isinstance(entry, Mapping) or "repeat" not in entry:
+            yield entry, f"pass {number}"
+            continue
+        check_keys(entry, ("repeat", "pass"), f"pass {number}")
+        times, inner = entry["repeat"], entry.get("pass")
+        if type(times) is not int or not 1 <= times <= 100:
+            raise UnsupportedError(f"pass {number}: repeat is a number from 1 to 100, not {times}")
+        if not isinstance(inner, list) or not inner:
+            raise UnsupportedError(f"pass {number} repeats no [[pass.pass]]")
+        for turn in range(1, times + 1):
+            for place, one in enumerate(inner, 1):
+                yield one, f"pass {number}.{place}, round {turn}"
 
 
 def parse_pass(entry: Any, where: str) -> Pass:

@@ -48,6 +48,10 @@ def _read(where: str, value: Any, wanted: Any) -> Any:
     if origin is tuple:
         values = [value] if not isinstance(value, list | tuple) else value
         return tuple(_read(where, entry, get_args(wanted)[0]) for entry in values)
+    if origin is dict:
+        if not isinstance(value, Mapping):
+            raise UnsupportedError(f"{where} is a table, not {value!r}")
+        return dict(value)
     if wanted is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool):

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 from slipstream.compress.carry_out import memory_needed
 from slipstream.compress.chain import Chain
+from slipstream.compress.passes.trained import Trained, numbers_of, training_bytes
 from slipstream.compress.recipe import format_label
 from slipstream.compress.work import Edition, flat, roles_of
 from slipstream.formats.tensor import DenseTensor, Tensor
@@ -50,9 +51,13 @@ def preview(chain: Chain, edition: Edition, ceilings: Ceilings | None) -> Previe
     before = outlined(edition)
     after = before
     operations = 0.0
+    needed = 0
     for one in chain.passes:
         if one.calibrated:
             operations += calibration_operations(after, chain.calibration.tokens)
+        if isinstance(one, Trained):
+            operations += training_operations(before, after, one)
+            needed = max(needed, training_bytes(before, after, one))
         after = one.outline(after)
     shapes = {name: before.weights[name].shape for name in before.graph.weight_names()}
     tokens = chain.calibration.tokens if chain.calibrated else 0
@@ -63,7 +68,7 @@ def preview(chain: Chain, edition: Edition, ceilings: Ceilings | None) -> Previe
         bytes_after=size_of(after),
         speed_before=predicted_speed(before, ceilings),
         speed_after=predicted_speed(after, ceilings),
-        memory_bytes=memory_needed(before.graph, shapes, tokens),
+        memory_bytes=max(needed, memory_needed(before.graph, shapes, tokens)),
         seconds=None if speed is None else operations / speed,
     )
 
@@ -125,6 +130,11 @@ def calibration_operations(edition: Edition, tokens: int) -> float:
     for out, width in widths.values():
         total += 2.0 * out * width * (2 * tokens + 2 * width) + 2.0 * width * width * tokens / 3
     return total
+
+
+def training_operations(teacher: Edition, student: Edition, options: Trained) -> float:
+    """Forward and backward of the student, forward of the teacher, for every token."""
+    return options.tokens * (6.0 * numbers_of(student) + 2.0 * numbers_of(teacher))
 
 
 def _tensor(edition: Edition, name: str) -> Tensor | None:

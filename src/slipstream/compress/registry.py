@@ -3,6 +3,7 @@
 from typing import Any
 
 from slipstream.compress.passes.awq import Awq
+from slipstream.compress.passes.distill import Distill
 from slipstream.compress.passes.drop_blocks import DropBlocks
 from slipstream.compress.passes.drop_inputs import DropHeads, DropNeurons
 from slipstream.compress.passes.drop_width import DropWidth
@@ -13,6 +14,7 @@ from slipstream.compress.passes.quantizers import Gptq, Hqq, Imatrix, Rtn
 from slipstream.compress.passes.rotate import Rotate
 from slipstream.compress.passes.share_layers import ShareLayers
 from slipstream.compress.passes.smoothquant import SmoothQuant
+from slipstream.compress.passes.student import Student
 
 METHODS: dict[str, type[Any]] = {
     "rtn": Rtn,
@@ -32,6 +34,9 @@ METHODS: dict[str, type[Any]] = {
     "drop_width": DropWidth,
     "low_rank": LowRank,
     "share_layers": ShareLayers,
+    "student": Student,
+    "distill": Distill,
 }
 QUANTIZERS = ("rtn", "gptq", "awq", "hqq", "imatrix")
 PRUNERS = ("magnitude", "wanda", "sparsegpt")
+TRAINERS = ("distill",)  # they need a text to train on, and torch

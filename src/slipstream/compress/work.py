@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slipstream.backends.batch import Program
+from slipstream.compress.corpus import Corpus
 from slipstream.compress.inputs import InputGroup, input_groups
 from slipstream.compress.moments import Moments
 from slipstream.compress.recipe import Role, Roles
@@ -79,6 +80,9 @@ class Drive:
     chunks        int32 [C, T]: the calibration text; None where no pass is calibrated
     folder        of this pass: files by which a killed run goes on
     memory_bytes  for moments and captured inputs held at once
+    corpus        the text that passes train on; None where none does
+    original      the model before the first pass: what a student learns from
+    log           where TensorBoard will look; None: nothing is logged
     """
 
     compile: Compile
@@ -86,6 +90,9 @@ class Drive:
     folder: Path
     memory_bytes: int = 2 << 30
     watcher: Watcher = field(default_factory=Silent)
+    corpus: Corpus | None = None
+    original: Edition | None = None
+    log: Path | None = None
 
 
 @dataclass

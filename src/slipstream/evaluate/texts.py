@@ -38,7 +38,7 @@ def read_chunks(
 ) -> NDArray[np.int32]:
     """int32 [C, length]: the first `tokens` tokens of a text, in whole chunks (at least one)."""
     ids = tokenizer.encode(text[: tokens * _CHARACTERS_PER_TOKEN], special=False)
-    chunks = chunks_of(np.array(ids, np.int32), length, _opening_id(tokenizer))
+    chunks = chunks_of(np.array(ids, np.int32), length, opening_id(tokenizer))
     return chunks[: max(1, tokens // length)]
 
 
@@ -52,14 +52,19 @@ def split_text(
     length: int = CHUNK_TOKENS,
 ) -> Texts:
     """Calibration from the text's first half, evaluation from its second: never the same words."""
-    middle = text.find("\n", len(text) // 2) + 1 or len(text) // 2
-    first, second = text[:middle], text[middle:]
+    first, second = halves(text)
     try:
         evaluation = read_chunks(tokenizer, second, evaluation_tokens, length)
         calibration = read_chunks(tokenizer, first, calibration_tokens, length)
     except RequestError as error:
         raise RequestError(f"{source} is too short to be split in two: {error}") from None
     return Texts(evaluation, calibration, source)
+
+
+def halves(text: str) -> tuple[str, str]:
+    """Cut at the first end of a line after the middle."""
+    middle = text.find("\n", len(text) // 2) + 1 or len(text) // 2
+    return text[:middle], text[middle:]
 
 
 def sample_texts(
@@ -114,7 +119,7 @@ def start_id(tokenizer: Tokenizer) -> int:
     return min(tokenizer.eos_ids, default=0)
 
 
-def _opening_id(tokenizer: Tokenizer) -> int | None:
+def opening_id(tokenizer: Tokenizer) -> int | None:
     """The beginning-of-sequence token, where the tokenizer puts one before every text."""
     opening = tokenizer.encode("a", special=True)[:1]
     return opening[0] if opening == [tokenizer.bos_id] else None
