@@ -24,9 +24,13 @@ Isa isa_named(const std::string& name) {
 }
 
 KVType kv_type_named(const std::string& name) {
-  if (name == "bfloat16") return KVType::bfloat16;
-  if (name == "float32") return KVType::float32;
-  throw std::invalid_argument("keys and values are stored as bfloat16 or float32");
+  if (name == "bfloat16") return {KVFormat::bfloat16, KVFormat::bfloat16};
+  if (name == "float32") return {KVFormat::float32, KVFormat::float32};
+  if (name == "int8") return {KVFormat::int8, KVFormat::int8};
+  if (name == "k8v4") return {KVFormat::int8, KVFormat::int4};
+  if (name == "int4") return {KVFormat::int4, KVFormat::int4};
+  throw std::invalid_argument(
+      "keys and values are stored as float32, bfloat16, int8, k8v4 or int4");
 }
 
 Activation activation_named(const std::string& name) {

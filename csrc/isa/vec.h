@@ -5,7 +5,8 @@
 //   types      f32x16, i32x16, mask16
 //   memory     load(p) store(p, v), and with a count n of lanes (0 … 16; the rest reads as zero and
 //              is not written): load(p, n) store(p, v, n); load_bf16 load_f16 store_bf16 likewise
-//              (bf16 is stored rounded to nearest even), load_i32, store_i8 (v must fit)
+//              (bf16 is stored rounded to nearest even), load_i32, load_i8 load_u8 (16 bytes,
+//              one a lane), store_i8 (v must fit)
 //   make       set1(x) zero_f32() set1_i32(x) zero_i32()
 //   float      + - * / fma(a, b, c) = a·b + c in one rounding, min max abs sqrt round_even
 //              min(a, b) is a < b ? a : b and max(a, b) is a > b ? a : b, also for NaN (so b)

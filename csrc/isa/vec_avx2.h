@@ -95,6 +95,16 @@ SLIPSTREAM_INLINE void store_i8(int8_t* p, i32x16 v) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm_packs_epi16(low, high));
 }
 
+SLIPSTREAM_INLINE __m128i load_64(const void* p) {
+  return _mm_loadl_epi64(static_cast<const __m128i*>(p));
+}
+SLIPSTREAM_INLINE i32x16 load_i8(const int8_t* p) {
+  return {_mm256_cvtepi8_epi32(load_64(p)), _mm256_cvtepi8_epi32(load_64(p + 8))};
+}
+SLIPSTREAM_INLINE i32x16 load_u8(const uint8_t* p) {
+  return {_mm256_cvtepu8_epi32(load_64(p)), _mm256_cvtepu8_epi32(load_64(p + 8))};
+}
+
 SLIPSTREAM_INLINE f32x16 operator+(f32x16 a, f32x16 b) {
   return {_mm256_add_ps(a.lo, b.lo), _mm256_add_ps(a.hi, b.hi)};
 }

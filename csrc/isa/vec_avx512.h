@@ -79,6 +79,12 @@ SLIPSTREAM_INLINE void store_i8(int8_t* p, i32x16 a) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(a.v));
 }
 
+SLIPSTREAM_INLINE __m128i load_128(const void* p) {
+  return _mm_loadu_si128(static_cast<const __m128i*>(p));
+}
+SLIPSTREAM_INLINE i32x16 load_i8(const int8_t* p) { return {_mm512_cvtepi8_epi32(load_128(p))}; }
+SLIPSTREAM_INLINE i32x16 load_u8(const uint8_t* p) { return {_mm512_cvtepu8_epi32(load_128(p))}; }
+
 SLIPSTREAM_INLINE f32x16 operator+(f32x16 a, f32x16 b) { return {_mm512_add_ps(a.v, b.v)}; }
 SLIPSTREAM_INLINE f32x16 operator-(f32x16 a, f32x16 b) { return {_mm512_sub_ps(a.v, b.v)}; }
 SLIPSTREAM_INLINE f32x16 operator*(f32x16 a, f32x16 b) { return {_mm512_mul_ps(a.v, b.v)}; }

@@ -96,6 +96,9 @@ SLIPSTREAM_INLINE void store_i8(int8_t* p, i32x16 v) {
   for (int i = 0; i < 16; ++i) p[i] = int8_t(v.lane[i]);
 }
 
+SLIPSTREAM_INLINE i32x16 load_i8(const int8_t* p) { SLIPSTREAM_EACH_LANE(i32x16, p[i]); }
+SLIPSTREAM_INLINE i32x16 load_u8(const uint8_t* p) { SLIPSTREAM_EACH_LANE(i32x16, p[i]); }
+
 SLIPSTREAM_INLINE f32x16 operator+(f32x16 a, f32x16 b) {
   SLIPSTREAM_EACH_LANE(f32x16, a.lane[i] + b.lane[i]);
 }

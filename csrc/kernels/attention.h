@@ -13,10 +13,10 @@
 #include <cstdint>
 
 #include "isa/isa.h"
+#include "kernels/kv_format.h"
 
 namespace slipstream {
 
-constexpr int kTile = 64;
 constexpr int kSplit = 512;
 constexpr int kQueryBlock = 6;  // 6 queries × 16 keys fill 12 of AVX2's 16 registers
 
@@ -24,13 +24,13 @@ struct AttentionShape {
   int head_dim;
   float scale;
   float soft_cap;  // 0: none
-  bool bfloat16;   // the pages hold bfloat16, else float32
+  KVType type;     // what the pages hold
 };
 
 // One sequence's pages of one key/value head.
 struct HeadPages {
-  const std::byte* keys;      // of page 0: [head_dim][64]
-  const std::byte* values;    // of page 0: [64][head_dim]
+  const std::byte* keys;  // of page 0, as kernels/kv_format.h says
+  const std::byte* values;
   std::size_t page_bytes;     // from page to page
   const std::int32_t* pages;  // the sequence's page numbers in order
 };
@@ -38,7 +38,7 @@ struct HeadPages {
 // Up to kQueryBlock queries and the positions that each sees: first … last - 1.
 struct QueryBlock {
   int count;
-  const float* queries[kQueryBlock];  // [head_dim]
+  const float* queries[kQueryBlock];  // [head_dim], or what `prepare` made of them
   float* states[kQueryBlock];         // state_size(head_dim)
   std::int32_t rows[kQueryBlock];     // of the batch, and query heads: for the caller
   std::int32_t heads[kQueryBlock];
@@ -46,11 +46,22 @@ struct QueryBlock {
   std::int32_t last[kQueryBlock];
 };
 
-// What a query has gathered: the largest score, the sum of weights, then at 16 the weighted sum of
-// values [head_dim, padded to 16]. In floats, a multiple of 16.
+// What a query has gathered: the largest score, the sum of weights, the weighted sum of the values'
+// minimums, then at 16 the weighted sum of values [head_dim, padded to 16]. In floats, a multiple
+// of 16.
 constexpr int state_size(int head_dim) { return 16 + (head_dim + 15) / 16 * 16; }
 
+// Codes of keys are of the rotated head: so are the queries that meet them.
+constexpr bool needs_preparing(KVType type) {
+  return type.keys == KVFormat::int8 || type.keys == KVFormat::int4;
+}
+// Floats of a prepared query: the rotated query, zeros up to whole 32s, then the sum of its
+// elements.
+constexpr int prepared_size(int head_dim) { return 2 * nibble_rows(head_dim) + 16; }
+
 struct AttentionKernels {
+  // out [prepared_size] of one query [head_dim], if the type needs_preparing.
+  void (*prepare)(const AttentionShape& shape, const float* query, float* out);
   // Sets the states of the block to what its queries gather in `split`; those that see nothing of
   // the split are left as they are.
   void (*attend)(const AttentionShape& shape, const HeadPages& pages, const QueryBlock& block,
@@ -58,8 +69,9 @@ struct AttentionKernels {
   // into = into and from together; `from` is of the later split.
   void (*merge)(int head_dim, float* into, const float* from);
   // out [head_dim] = the weighted mean of the values.
-  void (*finish)(int head_dim, const float* state, float* out);
-  // Writes one position's key and value [head_dim] of one head into slot 0 … 63 of its page.
+  void (*finish)(const AttentionShape& shape, const float* state, float* out);
+  // Writes one position's key and value [head_dim] of one head into slot 0 … 63 of its page. Where
+  // they are rounded to codes, one that is not finite reads back as NaN.
   void (*write)(const AttentionShape& shape, const float* key, const float* value, std::byte* keys,
                 std::byte* values, int slot);
 };

@@ -4,7 +4,7 @@
 
 #include <algorithm>
 
-#include "kernels/attention_tile.h"
+#include "kernels/attention_weigh.h"
 
 namespace slipstream::SLIPSTREAM_ISA {
 namespace {
@@ -14,7 +14,7 @@ void clear_state(float* state, int head_dim) {
   state[0] = kMinusInfinity;
 }
 
-template <class Page>
+template <class KeyPage, class ValuePage>
 void attend_as(const AttentionShape& shape, const HeadPages& pages, const QueryBlock& block,
                int split) {
   const int split_begin = split * kSplit;
@@ -28,32 +28,55 @@ void attend_as(const AttentionShape& shape, const HeadPages& pages, const QueryB
     first = std::min(first, begin);
     last = std::max(last, end);
   }
-  Tile<Page> tile(shape, block);
+  Tile<KeyPage, ValuePage> tile(shape, block);
   for (int start = first / kTile * kTile; start < last; start += kTile) {
     const std::size_t at = pages.page_bytes * pages.pages[start / kTile];
-    tile.keys = reinterpret_cast<const typename Page::Element*>(pages.keys + at);
-    tile.values = reinterpret_cast<const typename Page::Element*>(pages.values + at);
+    tile.keys = pages.keys + at;
+    tile.values = pages.values + at;
     const bool more = start + kTile < last;
-    const std::size_t next = more ? pages.page_bytes * pages.pages[start / kTile + 1] : at;
-    tile.next_keys = reinterpret_cast<const typename Page::Element*>(pages.keys + next);
+    tile.next_keys = pages.keys + (more ? pages.page_bytes * pages.pages[start / kTile + 1] : at);
     for (int q = 0; q < block.count; ++q) {
       tile.seen[q] = {std::max(block.first[q] - start, 0), std::min(block.last[q] - start, kTile)};
     }
     score_tile(tile);
-    for (int q = 0; q < block.count; ++q) {
-      weigh_query(shape, tile.seen[q], tile.weights[q], block.states[q]);
-    }
+    for (int q = 0; q < block.count; ++q) weigh_query(tile, q);
     gather_tile(tile);
   }
 }
 
+// Calls work.operator()<Page>() for the page class of a format.
+template <class Work>
+void with_page(KVFormat format, Work work) {
+  switch (format) {
+    case KVFormat::float32:
+      return work.template operator()<Float32Page>();
+    case KVFormat::bfloat16:
+      return work.template operator()<BFloat16Page>();
+    case KVFormat::int8:
+      return work.template operator()<Int8Page>();
+    case KVFormat::int4:
+      return work.template operator()<Int4Page>();
+  }
+}
+
+// The pairs of formats that are served (step/kv.h): equal ones, and int8 keys with int4 values.
 void attend(const AttentionShape& shape, const HeadPages& pages, const QueryBlock& block,
             int split) {
-  if (shape.bfloat16) {
-    attend_as<BFloat16Page>(shape, pages, block, split);
-  } else {
-    attend_as<Float32Page>(shape, pages, block, split);
+  if (shape.type == KVType{KVFormat::int8, KVFormat::int4}) {
+    return attend_as<Int8Page, Int4Page>(shape, pages, block, split);
   }
+  with_page(shape.type.keys,
+            [&]<class Page>() { attend_as<Page, Page>(shape, pages, block, split); });
+}
+
+void prepare(const AttentionShape& shape, const float* query, float* out) {
+  const int padded = 2 * nibble_rows(shape.head_dim);
+  std::copy(query, query + shape.head_dim, out);
+  std::fill(out + shape.head_dim, out + padded, 0.0f);
+  rotate_head(out, shape.head_dim);
+  f32x16 total = zero_f32();
+  for (int d = 0; d < padded; d += 16) total = total + load(out + d);
+  out[padded] = sum(total);
 }
 
 void merge(int head_dim, float* into, const float* from) {
@@ -62,45 +85,35 @@ void merge(int head_dim, float* into, const float* from) {
   const float shrink_from = exp_one(from[0] - largest);
   into[0] = largest;
   into[1] = __builtin_fmaf(from[1], shrink_from, into[1] * shrink_into);
+  into[2] = __builtin_fmaf(from[2], shrink_from, into[2] * shrink_into);
   for (int d = 16; d < 16 + head_dim; d += 16) {
     const f32x16 kept = load(into + d) * set1(shrink_into);
     store(into + d, fma(load(from + d), set1(shrink_from), kept));
   }
 }
 
-void finish(int head_dim, const float* state, float* out) {
+void finish(const AttentionShape& shape, const float* state, float* out) {
   const f32x16 total = set1(state[1]);
-  for (int d = 0; d < head_dim; d += 16) {
-    store_chunk(out + d, load(state + 16 + d) / total, chunk_size(head_dim, d));
-  }
-}
-
-template <class Page>
-void write_as(int head_dim, const float* key, const float* value, std::byte* keys,
-              std::byte* values, int slot) {
-  using Element = typename Page::Element;
-  Element* key_column = reinterpret_cast<Element*>(keys) + slot;
-  Element* value_row = reinterpret_cast<Element*>(values) + std::ptrdiff_t{slot} * head_dim;
-  for (int d = 0; d < head_dim; d += 16) {
-    const int n = chunk_size(head_dim, d);
-    Page::store16(value_row + d, load_chunk(value + d, n), n);
-    alignas(64) Element rounded[16];
-    Page::store16(rounded, load_chunk(key + d, n), n);
-    for (int i = 0; i < n; ++i) key_column[(d + i) * kTile] = rounded[i];
-  }
+  with_page(shape.type.values, [&]<class Page>() {
+    for (int d = 0; d < shape.head_dim; d += 16) {
+      f32x16 values = load(state + 16 + d);
+      if constexpr (Page::kShifted) values = values + set1(state[2]);
+      store_chunk(out + d, values / total, chunk_size(shape.head_dim, d));
+    }
+    if constexpr (Page::kRotatedValues) rotate_head(out, shape.head_dim);
+  });
 }
 
 void write(const AttentionShape& shape, const float* key, const float* value, std::byte* keys,
            std::byte* values, int slot) {
-  if (shape.bfloat16) {
-    write_as<BFloat16Page>(shape.head_dim, key, value, keys, values, slot);
-  } else {
-    write_as<Float32Page>(shape.head_dim, key, value, keys, values, slot);
-  }
+  with_page(shape.type.keys,
+            [&]<class Page>() { Page::write_key(key, shape.head_dim, keys, slot); });
+  with_page(shape.type.values,
+            [&]<class Page>() { Page::write_value(value, shape.head_dim, values, slot); });
 }
 
 }  // namespace
 
-extern const AttentionKernels attention_table = {attend, merge, finish, write};
+extern const AttentionKernels attention_table = {prepare, attend, merge, finish, write};
 
 }  // namespace slipstream::SLIPSTREAM_ISA

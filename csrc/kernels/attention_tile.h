@@ -2,7 +2,7 @@
 // attention_isa.cpp only, which walks the tiles of a split; compiled per instruction set.
 //
 //   score    keys lane by lane (they are stored transposed), one fma chain over head_dim per key
-//   weigh    scale, soft cap, mask, exp against the largest score so far
+//   weigh    attention_weigh.h
 //   gather   values dimension by dimension, one fma chain over the keys that a query sees
 //
 // Register tiles of `Queries` × `Blocks` vectors share each load of keys or values.
@@ -13,9 +13,7 @@
 #include <cstdint>
 #include <limits>
 
-#include "kernels/attention.h"
-#include "kernels/chunks.h"
-#include "kernels/math.h"
+#include "kernels/attention_pages.h"
 
 namespace slipstream::SLIPSTREAM_ISA {
 
@@ -31,28 +29,6 @@ constexpr int blocks_for(int queries) {
 #endif
 }
 
-struct Float32Page {
-  using Element = float;
-  static SLIPSTREAM_INLINE f32x16 load16(const float* p) { return load(p); }
-  static SLIPSTREAM_INLINE f32x16 load16(const float* p, int n) { return load_chunk(p, n); }
-  static SLIPSTREAM_INLINE void store16(float* p, f32x16 v, int n) { store_chunk(p, v, n); }
-};
-
-struct BFloat16Page {
-  using Element = std::uint16_t;
-  static SLIPSTREAM_INLINE f32x16 load16(const std::uint16_t* p) { return load_bf16(p); }
-  static SLIPSTREAM_INLINE f32x16 load16(const std::uint16_t* p, int n) {
-    return n == 16 ? load_bf16(p) : load_bf16(p, n);
-  }
-  static SLIPSTREAM_INLINE void store16(std::uint16_t* p, f32x16 v, int n) {
-    if (n == 16) {
-      store_bf16(p, v);
-    } else {
-      store_bf16(p, v, n);
-    }
-  }
-};
-
 // The positions of one tile that a query sees, counted from the tile's first: begin … end - 1.
 struct Seen {
   int begin;
@@ -62,15 +38,15 @@ struct Seen {
 };
 
 // One tile's work for a block of queries.
-template <class Page>
+template <class KeyPage, class ValuePage>
 struct Tile {
   Tile(const AttentionShape& shape, const QueryBlock& block) : shape(shape), block(block) {}
 
   const AttentionShape& shape;
   const QueryBlock& block;
-  const typename Page::Element* keys;       // [head_dim][64]
-  const typename Page::Element* values;     // [64][head_dim]
-  const typename Page::Element* next_keys;  // of the tile after this one
+  const std::byte* keys;
+  const std::byte* values;
+  const std::byte* next_keys;  // of the tile after this one
   Seen seen[kQueryBlock];
   alignas(64) float weights[kQueryBlock][kTile];  // scores, then weights
 };
@@ -100,31 +76,38 @@ SLIPSTREAM_INLINE void in_register_tiles(int count, Work work) {
 }
 
 // While a tile's keys are scored, its values are asked for, and while its values are gathered, the
-// next tile's keys: a few lines in each turn of the loop, so that a long context streams. Both
-// loops make head_dim · 4 / Blocks turns and the tile has head_dim · 64 elements.
-template <int Blocks, class Element>
-SLIPSTREAM_INLINE void prefetch_share(const Element* tile, std::ptrdiff_t turn) {
-  constexpr std::ptrdiff_t share = 64 * sizeof(Element) * Blocks / 4;  // bytes
-  const char* from = reinterpret_cast<const char*>(tile) + turn * share;
-  for (std::ptrdiff_t line = 0; line < share; line += 64) __builtin_prefetch(from + line);
+// next tile's keys: a few lines in each turn of the loop, so that a long context streams. The
+// scoring loop makes head_dim · 4 / (Blocks · kDimensions) turns, the other head_dim · 4 / Blocks,
+// and a tile has head_dim · 64 elements.
+template <int Share>  // bytes of a turn: a power of two
+SLIPSTREAM_INLINE void prefetch_share(const std::byte* tile, std::ptrdiff_t turn) {
+  if (Share < 64 && turn % (64 / std::min(Share, 64)) != 0) return;
+  const std::byte* from = tile + turn * Share;
+  for (int line = 0; line < Share; line += 64) __builtin_prefetch(from + line);
 }
 
 // weights[q][key … key + 16·Blocks) = the products of queries and keys, one fma chain over
 // head_dim.
-template <int Queries, int Blocks, class Page>
-SLIPSTREAM_INLINE void score(Tile<Page>& tile, int first, int key) {
+template <int Queries, int Blocks, class KeyPage, class ValuePage>
+SLIPSTREAM_INLINE void score(Tile<KeyPage, ValuePage>& tile, int first, int key) {
   f32x16 sums[Queries][Blocks];
   for (int q = 0; q < Queries; ++q)
     for (int b = 0; b < Blocks; ++b) sums[q][b] = zero_f32();
-  const typename Page::Element* keys = tile.keys + key;
-  const std::ptrdiff_t turns = std::ptrdiff_t{key / (16 * Blocks)} * tile.shape.head_dim;
-  for (int d = 0; d < tile.shape.head_dim; ++d, keys += kTile) {
-    prefetch_share<Blocks>(tile.values, turns + d);
-    f32x16 loaded[Blocks];
-    for (int b = 0; b < Blocks; ++b) loaded[b] = Page::load16(keys + 16 * b);
-    for (int q = 0; q < Queries; ++q) {
-      const f32x16 element = set1(tile.block.queries[first + q][d]);
-      for (int b = 0; b < Blocks; ++b) sums[q][b] = fma(element, loaded[b], sums[q][b]);
+  constexpr int Dimensions = KeyPage::kDimensions;
+  const int head_dim = tile.shape.head_dim;
+  const int rows = (head_dim + Dimensions - 1) / Dimensions;
+  const std::byte* keys = tile.keys + key * KeyPage::kKeyBytes;
+  constexpr int Share = 2 * ValuePage::kBits * Blocks * Dimensions;
+  const std::ptrdiff_t turns = std::ptrdiff_t{key / (16 * Blocks)} * rows;
+  for (int row = 0; row < rows; ++row, keys += kTile * KeyPage::kKeyBytes) {
+    prefetch_share<Share>(tile.values, turns + row);
+    f32x16 loaded[Dimensions][Blocks];
+    KeyPage::template load_keys<Blocks>(keys, loaded);
+    for (int i = 0; i < Dimensions; ++i) {
+      for (int q = 0; q < Queries; ++q) {
+        const f32x16 element = set1(tile.block.queries[first + q][row * Dimensions + i]);
+        for (int b = 0; b < Blocks; ++b) sums[q][b] = fma(element, loaded[i][b], sums[q][b]);
+      }
     }
   }
   for (int q = 0; q < Queries; ++q)
@@ -132,8 +115,8 @@ SLIPSTREAM_INLINE void score(Tile<Page>& tile, int first, int key) {
 }
 
 // The scores of all keys that some query sees; whole vectors, so some that none sees.
-template <class Page>
-void score_tile(Tile<Page>& tile) {
+template <class KeyPage, class ValuePage>
+void score_tile(Tile<KeyPage, ValuePage>& tile) {
   int begin = kTile;
   int end = 0;
   for (int q = 0; q < tile.block.count; ++q) {
@@ -149,89 +132,23 @@ void score_tile(Tile<Page>& tile) {
   });
 }
 
-// Lane i is set where the query sees position key + i.
-SLIPSTREAM_INLINE f32x16 where_seen(Seen seen, int key, f32x16 v, float otherwise) {
-  static constexpr std::int32_t kCount[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-  const i32x16 position = load_i32(kCount) + set1_i32(key);
-  const f32x16 other = set1(otherwise);
-  const f32x16 started = select(less_i32(position, set1_i32(seen.begin)), other, v);
-  return select(less_i32(position, set1_i32(seen.end)), started, other);
-}
-
-// The scale and soft cap of one query's scores; its unseen keys become minus infinity, which
-// changes no maximum. Returns the largest.
-template <bool Whole>
-SLIPSTREAM_INLINE float finish_scores(const AttentionShape& shape, Seen seen, float* scores) {
-  f32x16 largest = set1(kMinusInfinity);
-  for (int key = seen.begin / 16 * 16; key < seen.end; key += 16) {
-    f32x16 s = load(scores + key) * set1(shape.scale);
-    if (shape.soft_cap != 0.0f) s = tanh(s / set1(shape.soft_cap)) * set1(shape.soft_cap);
-    if constexpr (!Whole) s = where_seen(seen, key, s, kMinusInfinity);
-    store(scores + key, s);
-    largest = max(s, largest);
-  }
-  return max_of(largest);
-}
-
-SLIPSTREAM_INLINE float exp_one(float x) {
-  alignas(64) float lanes[16];
-  store(lanes, exp(set1(x)));
-  return lanes[0];
-}
-
-// values *= factor, of a state.
-SLIPSTREAM_INLINE void shrink_values(float* state, int head_dim, float factor) {
-  for (int d = 0; d < head_dim; d += 16) {
-    store(state + 16 + d, load(state + 16 + d) * set1(factor));
-  }
-}
-
-// Scores become weights exp(score - largest); what the state holds shrinks to the new base.
-template <bool Whole>
-SLIPSTREAM_INLINE void weigh(const AttentionShape& shape, Seen seen, float* scores, float* state) {
-  const float before = state[0];
-  const float here = finish_scores<Whole>(shape, seen, scores);
-  const float largest = here > before ? here : before;
-  f32x16 total = zero_f32();
-  for (int key = seen.begin / 16 * 16; key < seen.end; key += 16) {
-    f32x16 weight = exp(load(scores + key) - set1(largest));
-    if constexpr (!Whole) weight = where_seen(seen, key, weight, 0.0f);
-    store(scores + key, weight);
-    total = total + weight;
-  }
-  if (largest != before) {  // else exp(0), which is 1
-    const float shrink = exp_one(before - largest);
-    state[0] = largest;
-    state[1] = state[1] * shrink;
-    shrink_values(state, shape.head_dim, shrink);
-  }
-  state[1] = state[1] + sum(total);
-}
-
-SLIPSTREAM_INLINE void weigh_query(const AttentionShape& shape, Seen seen, float* scores,
-                                   float* state) {
-  if (seen.begin == 0 && seen.end == kTile) {
-    weigh<true>(shape, Seen{0, kTile}, scores, state);
-  } else if (!seen.none()) {
-    weigh<false>(shape, seen, scores, state);
-  }
-}
-
 // state values [d … d + 16·Blocks) += weights · values over keys begin … end - 1, ascending, for
 // queries first … first + Queries - 1.
-template <int Queries, int Blocks, class Page>
-SLIPSTREAM_INLINE void gather(const Tile<Page>& tile, int first, int d, int begin, int end) {
+template <int Queries, int Blocks, class KeyPage, class ValuePage>
+SLIPSTREAM_INLINE void gather(const Tile<KeyPage, ValuePage>& tile, int first, int d, int begin,
+                              int end) {
   const int head_dim = tile.shape.head_dim;
   f32x16 sums[Queries][Blocks];
   for (int q = 0; q < Queries; ++q)
     for (int b = 0; b < Blocks; ++b)
       sums[q][b] = load(tile.block.states[first + q] + 16 + d + 16 * b);
+  constexpr int Share = 2 * KeyPage::kBits * Blocks;
   const std::ptrdiff_t turns = std::ptrdiff_t{d / (16 * Blocks)} * kTile;
+  const std::ptrdiff_t value_bytes = ValuePage::value_bytes(head_dim);
   for (int key = begin; key < end; ++key) {
-    const typename Page::Element* values = tile.values + std::ptrdiff_t{key} * head_dim + d;
-    prefetch_share<Blocks>(tile.next_keys, turns + key);
+    prefetch_share<Share>(tile.next_keys, turns + key);
     f32x16 loaded[Blocks];
-    for (int b = 0; b < Blocks; ++b) loaded[b] = Page::load16(values + 16 * b);
+    ValuePage::template load_values<Blocks>(tile.values + key * value_bytes, d, loaded);
     for (int q = 0; q < Queries; ++q) {
       const f32x16 weight = set1(tile.weights[first + q][key]);
       for (int b = 0; b < Blocks; ++b) sums[q][b] = fma(weight, loaded[b], sums[q][b]);
@@ -243,21 +160,21 @@ SLIPSTREAM_INLINE void gather(const Tile<Page>& tile, int first, int d, int begi
 }
 
 // The last dimensions of a head that is not a multiple of 16 wide.
-template <class Page>
-void gather_rest(const Tile<Page>& tile, int query, int d, int begin, int end) {
+template <class KeyPage, class ValuePage>
+void gather_rest(const Tile<KeyPage, ValuePage>& tile, int query, int d, int begin, int end) {
   const int head_dim = tile.shape.head_dim;
   float* out = tile.block.states[query] + 16 + d;
   f32x16 sum = load(out);
   for (int key = begin; key < end; ++key) {
-    const f32x16 values =
-        Page::load16(tile.values + std::ptrdiff_t{key} * head_dim + d, head_dim - d);
+    const std::byte* row = tile.values + key * ValuePage::value_bytes(head_dim);
+    const f32x16 values = ValuePage::load_rest(row, d, head_dim - d);
     sum = fma(set1(tile.weights[query][key]), values, sum);
   }
   store(out, sum);
 }
 
-template <int Queries, class Page>
-void gather_range(const Tile<Page>& tile, int first, int begin, int end) {
+template <int Queries, class KeyPage, class ValuePage>
+void gather_range(const Tile<KeyPage, ValuePage>& tile, int first, int begin, int end) {
   constexpr int Blocks = blocks_for(Queries);
   const int head_dim = tile.shape.head_dim;
   int d = 0;
@@ -271,8 +188,8 @@ void gather_range(const Tile<Page>& tile, int first, int begin, int end) {
 
 // Keys that all queries see are gathered together, those before and after by each query alone: so
 // every query's chain runs over exactly its own keys, in ascending order.
-template <class Page>
-void gather_tile(const Tile<Page>& tile) {
+template <class KeyPage, class ValuePage>
+void gather_tile(const Tile<KeyPage, ValuePage>& tile) {
   const int count = tile.block.count;
   int begin = 0;
   int end = kTile;

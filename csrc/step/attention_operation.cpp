@@ -27,7 +27,7 @@ void AttentionOperation::run(const Step& step, int thread) {
   const int count = static_cast<int>(plan.tasks().size());
   for (int i = tasks_.take(); i < count; i = tasks_.take()) {
     if (plan.by_split()) {
-      attend_split(step, plan.tasks()[i]);
+      attend_split(step, plan.tasks()[i], scratch_[thread]);
     } else {
       attend_whole(step, plan.tasks()[i], scratch_[thread]);
     }
@@ -38,21 +38,22 @@ void AttentionOperation::run(const Step& step, int thread) {
 }
 
 HeadPages AttentionOperation::pages_of(const Step& step, const AttentionTask& task) const {
-  const std::size_t element = options_.shape.bfloat16 ? 2 : 4;
-  const std::size_t head_bytes =
-      static_cast<std::size_t>(options_.shape.head_dim) * kPageSize * element;
+  const AttentionShape& shape = options_.shape;
   HeadPages pages;
-  pages.keys = step.kv.keys(options_.layer, 0) + head_bytes * task.kv_head;
-  pages.values = step.kv.values(options_.layer, 0) + head_bytes * task.kv_head;
+  pages.keys =
+      step.kv.keys(options_.layer, 0) + head_bytes(shape.type.keys, shape.head_dim) * task.kv_head;
+  pages.values = step.kv.values(options_.layer, 0) +
+                 head_bytes(shape.type.values, shape.head_dim) * task.kv_head;
   pages.page_bytes = step.kv.page_bytes(options_.layer);
   pages.pages = step.batch.pages_of(task.sequence, options_.kind);
   return pages;
 }
 
 // The queries of a task are numbered row by row, and head by head within a row; this is the block
-// of those from `start` on. The caller sets where the states are.
-QueryBlock AttentionOperation::block_of(const Step& step, const AttentionTask& task,
-                                        int start) const {
+// of those from `start` on. `prepared` are the task's queries as prepare_queries left them, or
+// null. The caller sets where the states are.
+QueryBlock AttentionOperation::block_of(const Step& step, const AttentionTask& task, int start,
+                                        const float* prepared) const {
   QueryBlock block;
   const int group = options_.plan->heads().group;
   block.count = std::min(kQueryBlock, (task.row_end - task.row_begin) * group - start);
@@ -63,11 +64,34 @@ QueryBlock AttentionOperation::block_of(const Step& step, const AttentionTask& t
     block.rows[i] = row;
     block.heads[i] = head;
     block.queries[i] =
-        rows_of(step, queries_)[row] + std::ptrdiff_t{head} * options_.shape.head_dim;
+        prepared ? prepared + std::ptrdiff_t{start + i} * prepared_size(options_.shape.head_dim)
+                 : rows_of(step, queries_)[row] + std::ptrdiff_t{head} * options_.shape.head_dim;
     block.first[i] = options_.plan->first_seen(position);
     block.last[i] = position + 1;
   }
   return block;
+}
+
+// All queries of a task as the pages want them, or null where they are wanted as they are.
+const float* AttentionOperation::prepare_queries(const Step& step, const AttentionTask& task,
+                                                 float* room) const {
+  if (!needs_preparing(options_.shape.type)) return nullptr;
+  const int total = (task.row_end - task.row_begin) * options_.plan->heads().group;
+  const std::ptrdiff_t size = prepared_size(options_.shape.head_dim);
+  for (int start = 0; start < total; start += kQueryBlock) {
+    const QueryBlock block = block_of(step, task, start, nullptr);
+    for (int i = 0; i < block.count; ++i) {
+      options_.kernels->prepare(options_.shape, block.queries[i], room + (start + i) * size);
+    }
+  }
+  return room;
+}
+
+// Floats that prepare_queries needs.
+std::size_t AttentionOperation::prepared_floats(const AttentionTask& task) const {
+  if (!needs_preparing(options_.shape.type)) return 0;
+  const int total = (task.row_end - task.row_begin) * options_.plan->heads().group;
+  return static_cast<std::size_t>(total) * prepared_size(options_.shape.head_dim);
 }
 
 // Split by split, so that the keys and values of one stay in the cache for all of the task's rows.
@@ -76,20 +100,21 @@ void AttentionOperation::attend_whole(const Step& step, const AttentionTask& tas
   const HeadPages pages = pages_of(step, task);
   const int total = (task.row_end - task.row_begin) * options_.plan->heads().group;
   const std::size_t floats = static_cast<std::size_t>(total + kQueryBlock) * state_size_;
-  float* states = reinterpret_cast<float*>(scratch.reserve(floats * sizeof(float)));
+  const std::size_t bytes = (floats + prepared_floats(task)) * sizeof(float);
+  float* states = reinterpret_cast<float*>(scratch.reserve(bytes));
   float* next = states + std::ptrdiff_t{total} * state_size_;
+  const float* prepared = prepare_queries(step, task, states + floats);
   for (int split = task.split_begin; split < task.split_end; ++split) {
     for (int start = 0; start < total; start += kQueryBlock) {
-      QueryBlock block = block_of(step, task, start);
+      QueryBlock block = block_of(step, task, start, prepared);
       join_split(pages, block, split, states + std::ptrdiff_t{start} * state_size_, next);
     }
   }
   for (int start = 0; start < total; start += kQueryBlock) {
-    const QueryBlock block = block_of(step, task, start);
+    const QueryBlock block = block_of(step, task, start, prepared);
     for (int i = 0; i < block.count; ++i) {
       float* out = rows_of(step, out_)[block.rows[i]];
-      options_.kernels->finish(options_.shape.head_dim,
-                               states + std::ptrdiff_t{start + i} * state_size_,
+      options_.kernels->finish(options_.shape, states + std::ptrdiff_t{start + i} * state_size_,
                                out + std::ptrdiff_t{block.heads[i]} * options_.shape.head_dim);
     }
   }
@@ -111,13 +136,17 @@ void AttentionOperation::join_split(const HeadPages& pages, QueryBlock& block, i
   }
 }
 
-void AttentionOperation::attend_split(const Step& step, const AttentionTask& task) {
+void AttentionOperation::attend_split(const Step& step, const AttentionTask& task,
+                                      Scratch& scratch) {
   const HeadPages pages = pages_of(step, task);
   const AttentionPlan& plan = *options_.plan;
   const int heads = plan.heads().kv_heads * plan.heads().group;
   const int total = (task.row_end - task.row_begin) * plan.heads().group;
+  const std::size_t bytes = prepared_floats(task) * sizeof(float);
+  const float* prepared =
+      prepare_queries(step, task, reinterpret_cast<float*>(scratch.reserve(bytes)));
   for (int start = 0; start < total; start += kQueryBlock) {
-    QueryBlock block = block_of(step, task, start);
+    QueryBlock block = block_of(step, task, start, prepared);
     for (int i = 0; i < block.count; ++i) {
       // A row that sees nothing of this split is not written to: any place will do.
       const std::int64_t before = task.split_begin - block.first[i] / kSplit;
@@ -139,7 +168,7 @@ void AttentionOperation::merge_row(const Step& step, int row) {
     for (int split = 1; split < splits; ++split) {
       options_.kernels->merge(head_dim, state, state + std::ptrdiff_t{split} * heads * state_size_);
     }
-    options_.kernels->finish(head_dim, state, out + std::ptrdiff_t{head} * head_dim);
+    options_.kernels->finish(options_.shape, state, out + std::ptrdiff_t{head} * head_dim);
   }
 }
 
@@ -149,8 +178,8 @@ RowOperation write_kv(int node, int keys, int values, const AttentionOptions& op
   const int kind = options.kind;
   const int heads = options.plan->heads().kv_heads;
   auto write = options.kernels->write;
-  const std::size_t head_bytes =
-      static_cast<std::size_t>(shape.head_dim) * kPageSize * (shape.bfloat16 ? 2 : 4);
+  const std::size_t key_bytes = head_bytes(shape.type.keys, shape.head_dim);
+  const std::size_t value_bytes = head_bytes(shape.type.values, shape.head_dim);
   const auto work = [=](const Step& step, int row_begin, int row_end) {
     for (int row = row_begin; row < row_end; ++row) {
       const int position = step.places.position[row];
@@ -160,8 +189,8 @@ RowOperation write_kv(int node, int keys, int values, const AttentionOptions& op
       const float* value = rows_of(step, values)[row];
       for (int head = 0; head < heads; ++head) {
         const std::ptrdiff_t at = std::ptrdiff_t{head} * shape.head_dim;
-        write(shape, key + at, value + at, step.kv.keys(layer, page) + head * head_bytes,
-              step.kv.values(layer, page) + head * head_bytes, position % kPageSize);
+        write(shape, key + at, value + at, step.kv.keys(layer, page) + head * key_bytes,
+              step.kv.values(layer, page) + head * value_bytes, position % kPageSize);
       }
     }
   };

@@ -29,12 +29,15 @@ class AttentionOperation : public TeamOperation {
 
  private:
   void attend_whole(const Step& step, const AttentionTask& task, Scratch& scratch);
-  void attend_split(const Step& step, const AttentionTask& task);
+  void attend_split(const Step& step, const AttentionTask& task, Scratch& scratch);
   void join_split(const HeadPages& pages, QueryBlock& block, int split, float* states,
                   float* next) const;
   void merge_row(const Step& step, int row);
   HeadPages pages_of(const Step& step, const AttentionTask& task) const;
-  QueryBlock block_of(const Step& step, const AttentionTask& task, int start) const;
+  QueryBlock block_of(const Step& step, const AttentionTask& task, int start,
+                      const float* prepared) const;
+  const float* prepare_queries(const Step& step, const AttentionTask& task, float* room) const;
+  std::size_t prepared_floats(const AttentionTask& task) const;
 
   AttentionOptions options_;
   int queries_;
@@ -42,7 +45,7 @@ class AttentionOperation : public TeamOperation {
   int state_size_;
   WorkQueue tasks_;
   WorkQueue rows_;
-  std::vector<Scratch> scratch_;   // [threads] states of one task's queries
+  std::vector<Scratch> scratch_;   // [threads] states of one task's queries, and the queries
   float* split_states_ = nullptr;  // of all rows, heads and splits, when the plan is by split
 };
 

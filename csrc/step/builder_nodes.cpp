@@ -197,6 +197,8 @@ int ProgramBuilder::attention(int queries, int keys, int values, const Attention
           "query heads must be a multiple of key/value heads");
   require(spec.head_dim > 0 && spec.window >= 0 && spec.soft_cap >= 0.0f,
           "an attention with a negative size");
+  require(!needs_preparing(parts_.kv_type) || spec.head_dim <= kWidest,
+          "heads this wide are not stored as codes");
   require(value(queries).width == std::int64_t{spec.heads} * spec.head_dim &&
               value(keys).width == std::int64_t{spec.kv_heads} * spec.head_dim &&
               value(values).width == value(keys).width,
@@ -207,7 +209,7 @@ int ProgramBuilder::attention(int queries, int keys, int values, const Attention
   AttentionOptions options;
   options.layer = static_cast<int>(parts_.kv_layers.size());
   options.kind = attention_kind(spec.window);
-  options.shape = {spec.head_dim, spec.scale, spec.soft_cap, parts_.kv_type == KVType::bfloat16};
+  options.shape = {spec.head_dim, spec.scale, spec.soft_cap, parts_.kv_type};
   options.kernels = &attention_;
   options.plan = attention_plan({spec.kv_heads, spec.heads / spec.kv_heads, spec.window});
   parts_.kv_layers.push_back({spec.kv_heads, spec.head_dim, options.kind});

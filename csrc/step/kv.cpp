@@ -14,12 +14,11 @@ KV::KV(const std::vector<KVLayer>& layers, KVType type, const std::vector<int>& 
   if (page_counts.size() != kinds) {
     throw std::invalid_argument("one page_count for each of " + std::to_string(kinds) + " kinds");
   }
-  const std::size_t element = type == KVType::float32 ? 4 : 2;
   pools_.resize(kinds);
   for (const KVLayer& layer : layers) {
-    const std::size_t size = layer.page_elements() * element;
-    places_.push_back({pools_[layer.kind].page_bytes, size});
-    pools_[layer.kind].page_bytes += 2 * size;
+    const std::size_t keys = layer.page_bytes(type.keys);
+    places_.push_back({pools_[layer.kind].page_bytes, keys});
+    pools_[layer.kind].page_bytes += keys + layer.page_bytes(type.values);
   }
   for (std::size_t kind = 0; kind < kinds; ++kind) reserve(pools_[kind], page_counts[kind]);
 }
@@ -47,7 +46,7 @@ std::byte* KV::keys(int layer, int page) {
   return pool.memory.data() + pool.page_bytes * page + places_[layer].offset;
 }
 
-std::byte* KV::values(int layer, int page) { return keys(layer, page) + places_[layer].size; }
+std::byte* KV::values(int layer, int page) { return keys(layer, page) + places_[layer].key_bytes; }
 
 void KV::copy_page(int source, int target, int kind) {
   if (kind < 0 || kind >= static_cast<int>(pools_.size())) {

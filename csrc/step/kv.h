@@ -5,10 +5,7 @@
 //
 //   kind 0 | page 0: layer 0 | layer 2 | … | page 1: layer 0 | …
 //   kind 1 | page 0: layer 1 | layer 3 | …
-//   a layer of a page:  keys   [kv_heads][head_dim][64]   transposed: a lane is a position
-//                       values [kv_heads][64][head_dim]
-//
-// Elements are float32 or bfloat16 (rounded to nearest even when written).
+//   a layer of a page:  keys [kv_heads], then values [kv_heads]; heads as in kernels/kv_format.h
 #pragma once
 
 #include <cstddef>
@@ -16,10 +13,9 @@
 #include <vector>
 
 #include "isa/memory.h"
+#include "kernels/kv_format.h"
 
 namespace slipstream {
-
-enum class KVType { float32, bfloat16 };
 
 struct KVLayer {
   int kv_heads;
@@ -27,8 +23,8 @@ struct KVLayer {
   int kind = 0;
 
   bool operator==(const KVLayer&) const = default;
-  std::size_t page_elements() const {  // of the keys; the values take as many
-    return static_cast<std::size_t>(kv_heads) * head_dim * 64;
+  std::size_t page_bytes(KVFormat format) const {  // of the keys, or of the values
+    return head_bytes(format, head_dim) * kv_heads;
   }
 };
 
@@ -59,8 +55,8 @@ class KV {
     AlignedBuffer memory;
   };
   struct Place {
-    std::size_t offset;  // where a layer's keys begin in a page
-    std::size_t size;    // of its keys; its values follow, and take as much
+    std::size_t offset;     // where a layer's keys begin in a page
+    std::size_t key_bytes;  // that they take; its values follow
   };
 
   static void reserve(Pool& pool, int page_count);

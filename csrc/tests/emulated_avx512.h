@@ -179,6 +179,16 @@ inline __m256i cvtepi32_epi16(__m512i a) {  // truncates
   for (int i = 0; i < 16; ++i) low[i] = uint16_t(x.lane[i]);
   return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(low));
 }
+template <class Byte>
+__m512i widen_bytes(__m128i a) {
+  Lanes<int32_t> out;
+  Byte bytes[16];
+  std::memcpy(bytes, &a, 16);
+  for (int i = 0; i < 16; ++i) out.lane[i] = bytes[i];
+  return pack<__m512i>(out);
+}
+inline __m512i cvtepi8_epi32(__m128i a) { return widen_bytes<int8_t>(a); }
+inline __m512i cvtepu8_epi32(__m128i a) { return widen_bytes<uint8_t>(a); }
 inline __m128i cvtepi32_epi8(__m512i a) {  // truncates
   const Lanes<uint32_t> x = lanes<uint32_t>(a);
   uint8_t low[16];
@@ -224,6 +234,8 @@ inline __m512i dpbusd_epi32(__m512i sum, __m512i a, __m512i b) {
 }  // namespace slipstream::emulated
 
 #define _mm512_set1_ps ::slipstream::emulated::set1_ps
+#define _mm512_cvtepi8_epi32 ::slipstream::emulated::cvtepi8_epi32
+#define _mm512_cvtepu8_epi32 ::slipstream::emulated::cvtepu8_epi32
 #define _mm512_setzero_ps ::slipstream::emulated::setzero_ps
 #define _mm512_set1_epi32 ::slipstream::emulated::set1_epi32
 #define _mm512_set1_epi8 ::slipstream::emulated::set1_epi8

@@ -26,7 +26,7 @@ struct Head {
   std::vector<float> keys, values;  // [positions][head_dim]
   std::vector<std::byte> pages;
   std::vector<std::int32_t> table;
-  std::size_t half_bytes;
+  std::size_t key_bytes, page_bytes;
 
   Head(AttentionShape shape, int positions, const AttentionKernels& kernels)
       : shape(shape), positions(positions) {
@@ -36,19 +36,20 @@ struct Head {
       keys.push_back(normal(random));
       values.push_back(normal(random));
     }
-    half_bytes = static_cast<std::size_t>(shape.head_dim) * kTile * (shape.bfloat16 ? 2 : 4);
+    key_bytes = head_bytes(shape.type.keys, shape.head_dim);
+    page_bytes = key_bytes + head_bytes(shape.type.values, shape.head_dim);
     const int count = (positions + kTile - 1) / kTile;
     for (int page = 0; page < count; ++page) table.push_back(count - 1 - page);
-    pages.assign(2 * half_bytes * count, std::byte{0xff});  // NaN wherever nothing is written
+    pages.assign(page_bytes * count, std::byte{0xff});  // NaN wherever nothing is written
     for (int p = 0; p < positions; ++p) {
-      std::byte* page = pages.data() + 2 * half_bytes * table[p / kTile];
+      std::byte* page = pages.data() + page_bytes * table[p / kTile];
       kernels.write(shape, &keys[p * shape.head_dim], &values[p * shape.head_dim], page,
-                    page + half_bytes, p % kTile);
+                    page + key_bytes, p % kTile);
     }
   }
 
   HeadPages view() const {
-    return {pages.data(), pages.data() + half_bytes, 2 * half_bytes, table.data()};
+    return {pages.data(), pages.data() + key_bytes, page_bytes, table.data()};
   }
 };
 
@@ -64,8 +65,14 @@ static std::vector<float> run(const Head& head, const std::vector<Query>& querie
   std::vector<float> out(queries.size() * head.shape.head_dim);
   QueryBlock block{};
   block.count = static_cast<int>(queries.size());
+  const int prepared = prepared_size(head.shape.head_dim);
+  std::vector<float> room(queries.size() * prepared);
   for (int i = 0; i < block.count; ++i) {
     block.queries[i] = queries[i].values.data();
+    if (needs_preparing(head.shape.type)) {
+      kernels.prepare(head.shape, block.queries[i], &room[i * prepared]);
+      block.queries[i] = &room[i * prepared];
+    }
     block.first[i] = queries[i].first;
     block.last[i] = queries[i].last;
   }
@@ -81,7 +88,7 @@ static std::vector<float> run(const Head& head, const std::vector<Query>& querie
     }
   }
   for (int i = 0; i < block.count; ++i) {
-    kernels.finish(head.shape.head_dim, &total[i * size], &out[i * head.shape.head_dim]);
+    kernels.finish(head.shape, &total[i * size], &out[i * head.shape.head_dim]);
   }
   return out;
 }
@@ -120,13 +127,26 @@ static std::vector<Query> random_queries(int count, int positions, int head_dim)
   return queries;
 }
 
+constexpr KVType kFloat32{KVFormat::float32, KVFormat::float32};
+constexpr KVType kBFloat16{KVFormat::bfloat16, KVFormat::bfloat16};
+constexpr KVType kInt8{KVFormat::int8, KVFormat::int8};
+constexpr KVType kMixed{KVFormat::int8, KVFormat::int4};
+constexpr KVType kInt4{KVFormat::int4, KVFormat::int4};
+
+// Of the mean of random normal values, weighted by scores of random normal keys.
+static double tolerance_of(KVType type) {
+  if (type == kFloat32) return 1e-5;
+  if (type == kBFloat16 || type == kInt8) return 0.03;
+  return type == kMixed ? 0.3 : 0.9;
+}
+
 static void check(AttentionShape shape, int positions, int count, const AttentionKernels& kernels) {
   const Head head(shape, positions, kernels);
   const auto queries = random_queries(count, positions, shape.head_dim);
   const auto out = run(head, queries, kernels);
   const auto portable = run(head, queries, attention_kernels(Isa::portable));
   CLAIM(std::memcmp(out.data(), portable.data(), out.size() * sizeof(float)) == 0);
-  const double tolerance = shape.bfloat16 ? 0.03 : 1e-5;
+  const double tolerance = tolerance_of(shape.type);
   for (int i = 0; i < count; ++i) {
     const auto truth = slowly(head, queries[i]);
     const auto alone = run(head, {queries[i]}, kernels);
@@ -148,9 +168,9 @@ static std::vector<const AttentionKernels*> all_kernels() {
 
 int main() {
   for (const AttentionKernels* kernels : all_kernels()) {
-    for (int head_dim : {8, 16, 20, 64, 80}) {
-      for (bool bfloat16 : {false, true}) {
-        const AttentionShape shape{head_dim, 0.2f, head_dim == 20 ? 2.0f : 0.0f, bfloat16};
+    for (int head_dim : {7, 8, 16, 20, 64, 80}) {
+      for (KVType type : {kFloat32, kBFloat16, kInt8, kMixed, kInt4}) {
+        const AttentionShape shape{head_dim, 0.2f, head_dim == 20 ? 2.0f : 0.0f, type};
         for (int count = 1; count <= kQueryBlock; ++count) {
           for (int positions : {1, 64, 65, 300, 1100}) check(shape, positions, count, *kernels);
         }

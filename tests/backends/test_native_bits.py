@@ -129,7 +129,7 @@ def test_decoding_gives_the_bits_of_prefill(length):
     np.testing.assert_array_equal(np.concatenate(steps), alone(program, ids)[-4:])
 
 
-@pytest.mark.parametrize("kv_dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("kv_dtype", ["float32", "bfloat16", "int8", "int4"])
 @pytest.mark.parametrize("activations", ["auto", "f32"])
 def test_threads_do_not_show(activations, kv_dtype):
     rng = np.random.default_rng(5)
@@ -142,7 +142,7 @@ def test_threads_do_not_show(activations, kv_dtype):
     np.testing.assert_array_equal(results[0], results[2])
 
 
-@pytest.mark.parametrize("kv_dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("kv_dtype", ["float32", "bfloat16", "int8", "int4"])
 @pytest.mark.parametrize("activations", ["auto", "f32"])
 @pytest.mark.parametrize("config", [CONFIG, MISTRAL], ids=["llama", "mistral"])
 def test_instruction_sets_do_not_show(config, activations, kv_dtype):

@@ -1,5 +1,7 @@
 """Every operation of the native backend against the reference, on every instruction set here."""
 
+from typing import get_args
+
 import numpy as np
 import pytest
 
@@ -8,6 +10,7 @@ from slipstream.backends.native import NativeOptions, compile_native, native_mod
 from slipstream.backends.reference import compile_reference
 from slipstream.errors import MachineError
 from slipstream.formats.affine import quantize_affine
+from slipstream.formats.kv import KVType
 from slipstream.formats.tensor import Affine, DenseTensor
 from slipstream.graph import ops
 from slipstream.graph.graph import Builder, Graph
@@ -186,7 +189,7 @@ ATTENTIONS = [
 
 
 @pytest.mark.parametrize("isa", ISAS)
-@pytest.mark.parametrize("kv_dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("kv_dtype", get_args(KVType))
 @pytest.mark.parametrize("op", ATTENTIONS, ids=str)
 def test_attention(op, kv_dtype, isa):
     weights = {

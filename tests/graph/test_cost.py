@@ -109,16 +109,16 @@ def test_only_selected_rows_reach_the_head() -> None:
 
 def test_attention_reads_what_is_visible_and_writes_what_is_new() -> None:
     # Two sequences: 1 row at context 10 (sees 11), and 3 rows from nothing (see 1 + 2 + 3).
-    cost = costs_of(block_graph(), sizes(), StepShape((1, 3), (10, 0), kv_bytes=2))["attention"]
+    cost = costs_of(block_graph(), sizes(), StepShape((1, 3), (10, 0), kv="bfloat16"))["attention"]
     position = 2 * KV_HEADS * HEAD_DIM * 2
     assert cost.bytes_kv == (11 + 1 + 3 + 3) * position
     assert cost.operations_f32 == 4 * HEADS * HEAD_DIM * (11 + 6)
 
 
 def test_a_window_bounds_what_attention_reads() -> None:
-    step = StepShape((2,), (100,), kv_bytes=1)
+    step = StepShape((2,), (100,), kv="bfloat16")
     cost = costs_of(block_graph(window=16), sizes(), step)["attention"]
-    assert cost.bytes_kv == (17 + 2) * 2 * KV_HEADS * HEAD_DIM
+    assert cost.bytes_kv == (17 + 2) * 2 * KV_HEADS * HEAD_DIM * 2
     assert cost.operations_f32 == 4 * HEADS * HEAD_DIM * 2 * 16
 
 
@@ -172,7 +172,7 @@ def test_a_batch_reads_the_weights_once_and_each_cache_for_itself(step: StepShap
 
 
 def test_kv_bytes_of_a_token_count_all_layers() -> None:
-    assert kv_token_bytes(block_graph(), 2) == 2 * KV_HEADS * HEAD_DIM * 2
+    assert kv_token_bytes(block_graph(), "bfloat16") == 2 * KV_HEADS * HEAD_DIM * 2
 
 
 def test_sizes_are_read_once_per_weight() -> None:

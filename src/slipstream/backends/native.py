@@ -10,8 +10,7 @@ into chunks, the pages it lies on, the number of threads or the instruction set.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +21,7 @@ from slipstream.backends.native_module import NativeHandle, NativeKV, native_mod
 from slipstream.backends.native_nodes import add_nodes
 from slipstream.backends.native_packed import WeightsSource, load_weights
 from slipstream.checkpoint.peft import Adapter
+from slipstream.formats.kv import KVType
 from slipstream.formats.tensor import Tensor
 from slipstream.graph import ops
 from slipstream.graph.graph import Graph, weights_of
@@ -38,14 +38,14 @@ class NativeOptions:
 
     threads      None: `machine.thread_count()`
     activations  of linears: as the checkpoint says ("auto"), float32, or int8 for affine weights
-    kv_dtype     of stored keys and values
+    kv_dtype     of stored keys and values, see `formats.kv`; None: the graph's, else bfloat16
     isa          None: `machine.forced_isa()`, else the fastest that this machine has
     keep_packed  map the packed weights of an earlier start, and keep them for the next
     """
 
     threads: int | None = None
     activations: Choice = "auto"
-    kv_dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    kv_dtype: KVType | None = None
     isa: str | None = None
     keep_packed: bool = True
 
@@ -71,7 +71,9 @@ def compile_native(
     module = native_module()
     threads = thread_count() if options.threads is None else options.threads
     isa = forced_isa() if options.isa is None else check_isa(options.isa)
-    builder = module.Builder(threads, isa or module.isa_available()[-1], options.kv_dtype)
+    kv = options.kv_dtype or graph.kv or "bfloat16"
+    graph = replace(graph, kv=kv)
+    builder = module.Builder(threads, isa or module.isa_available()[-1], kv)
     kept = identity if options.keep_packed else None
     packed, source = load_weights(builder, weights, graph.weight_names(), kept)
     graph = fuse(assign_activations(graph, packed.outlines, options.activations, settings))
@@ -79,7 +81,8 @@ def compile_native(
 
 
 class NativeProgram:
-    """See backends.batch.Program. `graph` is the graph as compiled: assigned and fused."""
+    """See backends.batch.Program. `graph` is the graph as compiled: assigned and fused, its `kv`
+    decided."""
 
     def __init__(self, graph: Graph, handle: NativeHandle, weights_source: WeightsSource) -> None:
         self.graph = graph

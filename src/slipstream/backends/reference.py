@@ -17,9 +17,10 @@ import numpy as np
 from slipstream.backends import reference_adapters, reference_kv, reference_ops
 from slipstream.backends.adapters import ADAPTER_SLOTS, fit_adapter, sites_of
 from slipstream.backends.batch import KV, Batch, Program, page_counts_of
-from slipstream.backends.reference_kv import KVType, ReferenceKV
+from slipstream.backends.reference_kv import ReferenceKV
 from slipstream.backends.reference_ops import Array
 from slipstream.checkpoint.peft import Adapter, LowRankPair
+from slipstream.formats.kv import KVType
 from slipstream.formats.tensor import Tensor
 from slipstream.graph import ops
 from slipstream.graph.graph import Graph, Node, weights_of

@@ -4,21 +4,17 @@ Called by `backends.reference` for each attention of the graph; promises that a 
 own positions only, wherever its pages lie.
 """
 
-import math
 from dataclasses import dataclass, field
-from typing import Literal
 
-import ml_dtypes
 import numpy as np
-from array_api_compat import array_namespace, is_numpy_array
+from array_api_compat import array_namespace
 from numpy.typing import NDArray
 
 from slipstream.backends.batch import PAGE_SIZE, Batch
 from slipstream.backends.reference_ops import Array, attend
+from slipstream.formats.kv import KVType, key_read_back, kv_position_bytes, value_read_back
 from slipstream.graph import ops
 from slipstream.graph.graph import Graph
-
-KVType = Literal["float32", "bfloat16"]
 
 
 @dataclass
@@ -26,8 +22,7 @@ class ReferenceKV:
     """`keys[layer]` and `values[layer]`: [pages of its kind, PAGE_SIZE, kv_heads, head_dim].
 
     `kinds` says of which kind of attention each layer is: see `Graph.windows`.
-    With dtype "bfloat16" the values are rounded to bfloat16 when written, but held in the dtype
-    of the program.
+    What is written is rounded as pages of `dtype` round it, but held in the dtype of the program.
     """
 
     page_counts: tuple[int, ...]
@@ -40,8 +35,10 @@ class ReferenceKV:
 
     def __post_init__(self) -> None:
         self.page_count = min(self.page_counts)
-        width = 2 if self.dtype == "bfloat16" else 4
-        self.size_bytes = sum(width * math.prod(p.shape) for p in self.keys + self.values)
+        self.size_bytes = sum(
+            pages * PAGE_SIZE * kv_position_bytes(self.dtype, heads, head_dim)
+            for pages, _, heads, head_dim in (pool.shape for pool in self.keys)
+        )
 
     def copy_page(self, source: int, target: int, kind: int | None = None) -> None:
         """Makes `target` hold what `source` holds, in every layer of the kind, or of all."""
@@ -71,9 +68,10 @@ def attention(
 ) -> Array:
     """Writes the batch's keys and values, then attends one sequence after another: → [R, H·D]."""
     table = batch.pages_of(kv.kinds[op.layer])
-    _write(kv.keys[op.layer], keys, batch, table, kv.dtype)
-    _write(kv.values[op.layer], values, batch, table, kv.dtype)
+    heads = (queries.shape[0], op.kv_heads, op.head_dim)
     xp = array_namespace(queries)
+    _write(kv.keys[op.layer], key_read_back(xp.reshape(keys, heads), kv.dtype), batch, table)
+    _write(kv.values[op.layer], value_read_back(xp.reshape(values, heads), kv.dtype), batch, table)
     return xp.concat(
         [_attend_sequence(queries, batch, s, kv, op) for s in range(len(batch.lengths))], axis=0
     )
@@ -106,9 +104,7 @@ def _attend_sequence(
     return attend(queries[start:end], seen_keys, seen_values, visible_here, op)
 
 
-def _write(
-    pages: Array, rows: Array, batch: Batch, table: NDArray[np.int32], dtype: KVType
-) -> None:
+def _write(pages: Array, rows: Array, batch: Batch, table: NDArray[np.int32]) -> None:
     xp = array_namespace(rows)
     counts = np.diff(batch.row_starts)
     sequences = np.repeat(np.arange(len(counts)), counts)
@@ -117,8 +113,4 @@ def _write(
         xp.asarray(numbers.astype(np.int64), device=rows.device)
         for numbers in (table[sequences, positions // PAGE_SIZE], positions % PAGE_SIZE)
     )
-    if dtype == "bfloat16":
-        short = ml_dtypes.bfloat16 if is_numpy_array(rows) else xp.bfloat16
-        rows = xp.astype(xp.astype(rows, short), rows.dtype)
-    rows = xp.astype(rows, pages.dtype, copy=False)  # of products in bfloat16, when training
-    pages[page, slot] = xp.reshape(rows, (rows.shape[0], *pages.shape[2:]))
+    pages[page, slot] = xp.astype(rows, pages.dtype, copy=False)  # bfloat16 when training

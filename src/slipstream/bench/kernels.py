@@ -14,13 +14,13 @@ from slipstream.backends.batch import PAGE_SIZE, Batch
 from slipstream.backends.native import NativeKV, NativeProgram
 from slipstream.bench.compare import noise_band
 from slipstream.bench.samples import Samples, gather
+from slipstream.formats.kv import KVType
 from slipstream.formats.tensor import CodebookTensor, DenseTensor, Tensor
 from slipstream.graph import ops
 from slipstream.graph.cost import Cost, Size, StepShape, costs_of, predict_s
 from slipstream.graph.graph import Graph, Node, weights_of
 from slipstream.machine import Ceilings
 
-KV_BYTES = 2  # bfloat16, the native backend's default
 CHUNK = 256  # rows of a step that only fills the cache
 PROMPT_ROWS = 128  # from here on the rows of a step are one prompt, below one row a sequence
 ARMS = 2
@@ -117,18 +117,18 @@ def measure_kernels(
     """Rows of the table, number of rows by number of rows, each as soon as it is measured."""
     kernels = kernels_of(program.graph, weights)
     for count in steps.rows:
-        shape = step_shape(count, steps.depth)
+        shape = step_shape(count, steps.depth, program.graph.kv or "bfloat16")
         times = _times(program, shape, steps.repeats)
         costs = costs_of(program.graph, weights.sizes, shape)
         for kernel in kernels:
             yield _row(kernel, count, costs, times, ceilings)
 
 
-def step_shape(rows: int, depth: int) -> StepShape:
+def step_shape(rows: int, depth: int, kv: KVType = "bfloat16") -> StepShape:
     """Decoding: `rows` sequences at `depth`. From PROMPT_ROWS on: a prompt behind nothing."""
     if rows >= PROMPT_ROWS:
-        return StepShape((rows,), (0,), KV_BYTES)
-    return StepShape((1,) * rows, (depth,) * rows, KV_BYTES)
+        return StepShape((rows,), (0,), kv)
+    return StepShape((1,) * rows, (depth,) * rows, kv)
 
 
 def batch_of(shape: StepShape, vocabulary: int) -> Batch:

@@ -17,7 +17,6 @@ from slipstream.graph.cost import Cost, Size
 from slipstream.machine import Ceilings
 
 AGAIN = "the first again"
-KV_BYTES = 2  # bfloat16, the native backend's default
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,9 @@ class Task:
     def cost(self, entry: Entry) -> Cost:
         """Of one step."""
         count = prefill_cost if self.prefill else decode_cost
-        return count(entry.program.graph, entry.sizes, self.workload, KV_BYTES)
+        return count(
+            entry.program.graph, entry.sizes, self.workload, entry.program.graph.kv or "bfloat16"
+        )
 
     def samples(self, speed: Speed) -> Samples:
         """This task's part of a speed, which the workload did not leave out."""

@@ -18,6 +18,7 @@ from slipstream.engine.answer import Completion, Delta, Timings, fold
 from slipstream.engine.engine import Engine
 from slipstream.engine.options import Activations, EngineOptions
 from slipstream.engine.request import Request
+from slipstream.formats.kv import KVType
 
 ModelArgument = Annotated[str, typer.Argument(help="a name (see `pull`), a file or a folder")]
 Temperature = Annotated[float, typer.Option(min=0, help="0: always the most likely token")]
@@ -31,6 +32,10 @@ ActivationsChoice = Annotated[
     Activations,
     typer.Option("--activations", help="int8 is faster, f32 nearer; auto: int8 where it is meant"),
 ]
+KVChoice = Annotated[
+    KVType | None,
+    typer.Option("--kv", help="how keys and values are stored; default: as the model says"),
+]
 Json = Annotated[bool, typer.Option("--json", help="print JSON instead of text")]
 
 CONTROLS = {
@@ -39,11 +44,17 @@ CONTROLS = {
 
 
 def open_engine(
-    model: str, context: int | None, threads: int | None, activations: Activations = "auto"
+    model: str,
+    context: int | None,
+    threads: int | None,
+    activations: Activations = "auto",
+    kv: KVType | None = None,
 ) -> Engine:
     """An engine for one answer at a time; fetching and loading show their progress."""
     resolve(model)  # has a progress bar of its own
-    options = EngineOptions(max_batch=1, context=context, threads=threads, activations=activations)
+    options = EngineOptions(
+        max_batch=1, context=context, threads=threads, activations=activations, kv_dtype=kv
+    )
     with waiting(f"loading {model}"):
         return Engine.open(model, options)
 

@@ -16,6 +16,7 @@ from slipstream.backends.native import NativeOptions, compile_native
 from slipstream.bench.memory import peak_memory_bytes
 from slipstream.bench.race import Entry, Line, Result, race, workloads_of
 from slipstream.bench.workload import Workload
+from slipstream.cli.answering import KVChoice
 from slipstream.graph.cost import sizes_of
 from slipstream.graph.passes.activations import Choice
 from slipstream.machine import Ceilings, ceilings, forced_isa, machine, thread_count
@@ -52,6 +53,7 @@ def command(  # noqa: PLR0917  each argument is an option of the command line
     repeats: Annotated[int, typer.Option(min=1, help="Rounds in alternation.")] = 7,
     threads: Annotated[int | None, typer.Option(min=1, help="Default: all usable cores.")] = None,
     activations: Annotated[str, typer.Option(help="auto, int8 or f32")] = "auto",
+    kv: KVChoice = None,
     memory: Annotated[bool, typer.Option(help="Peak memory, each in its own process.")] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON with raw samples.")] = False,
 ) -> None:
@@ -62,7 +64,7 @@ def command(  # noqa: PLR0917  each argument is an option of the command line
         raise typer.BadParameter("nothing to measure: --prompt and --decode are both 0")
     counts = read_streams(streams)
     workload = Workload(prompt, decode, depth, max(counts))
-    options = NativeOptions(threads=threads, activations=read_activations(activations))
+    options = NativeOptions(threads, read_activations(activations), kv)
     entries = [open_entry(name, options) for name in models]
     limits = ceilings()
     result = race(entries, workloads_of(workload, counts), repeats, limits)

@@ -13,6 +13,7 @@ from slipstream.backends.native import NativeOptions, NativeProgram, compile_nat
 from slipstream.bench.kernel_shapes import shaped
 from slipstream.bench.kernels import Row, Steps, Weights, look_at, measure_kernels
 from slipstream.bench.roofline import page
+from slipstream.cli.answering import KVChoice
 from slipstream.cli.bench import read_activations
 from slipstream.cli.inspect import duration
 from slipstream.errors import UnsupportedError
@@ -51,6 +52,7 @@ def command(  # noqa: PLR0917  each argument is an option of the command line
     repeats: Annotated[int, typer.Option(min=3, help="Steps of each arm of the A/A run.")] = 7,
     threads: Annotated[int | None, typer.Option(min=1, help="Default: all usable cores.")] = None,
     activations: Annotated[str, typer.Option(help="auto, int8 or f32")] = "auto",
+    kv: KVChoice = None,
     every: Annotated[bool, typer.Option("--all", help="Small operations too.")] = False,
     plot: Annotated[Path | None, typer.Option(help="Write the roofline as HTML.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON with raw samples.")] = False,
@@ -59,7 +61,7 @@ def command(  # noqa: PLR0917  each argument is an option of the command line
 
     Up to 64 rows are as many sequences that decode at --depth; from 128 on they are one prompt.
     """
-    options = NativeOptions(threads=threads, activations=read_activations(activations))
+    options = NativeOptions(threads, read_activations(activations), kv)
     subject = _stored(model, options) if model else _shaped(shape, _format(bits, group), options)
     steps, limits = Steps(_counts(rows), depth, repeats), ceilings()
     measured = measure_kernels(subject.program, subject.weights, steps, limits)

@@ -12,6 +12,7 @@ from slipstream.cli.answering import (
     ActivationsChoice,
     Context,
     Json,
+    KVChoice,
     MinP,
     Seed,
     Temperature,
@@ -99,6 +100,7 @@ def command(  # noqa: PLR0917  each argument is an option of the command line
     context: Context = None,
     threads: Threads = None,
     activations: ActivationsChoice = "auto",
+    kv: KVChoice = None,
     as_json: Json = False,
 ) -> None:
     """Talk with a model. Ctrl-C stops an answer, Ctrl-D leaves, /help lists the commands.
@@ -113,7 +115,9 @@ def command(  # noqa: PLR0917  each argument is an option of the command line
         max_tokens=max_tokens,
         seed=seed,
     )
-    session = Session(open_engine(model, context, threads, activations), params, system, as_json)
+    session = Session(
+        open_engine(model, context, threads, activations, kv), params, system, as_json
+    )
     if prompt is not None:
         session.say(sys.stdin.read() if prompt == "-" else prompt)
         return

@@ -10,6 +10,7 @@ from slipstream.cli.answering import (
     ActivationsChoice,
     Context,
     Json,
+    KVChoice,
     MinP,
     ModelArgument,
     Seed,
@@ -42,6 +43,7 @@ def command(  # noqa: PLR0917  each argument is an option of the command line
     context: Context = None,
     threads: Threads = None,
     activations: ActivationsChoice = "auto",
+    kv: KVChoice = None,
     as_json: Json = False,
 ) -> None:
     """Answer one prompt, streaming; tokens per second go to stderr.
@@ -58,7 +60,7 @@ def command(  # noqa: PLR0917  each argument is an option of the command line
         stop=tuple(stop or ()),
         seed=seed,
     )
-    engine = open_engine(model, context, threads, activations)
+    engine = open_engine(model, context, threads, activations, kv)
     request = engine.request(prompt_of(engine, text, raw), params)
     outcome = answer(engine, request, (lambda text: None) if as_json else show_text)
     if as_json:

@@ -32,7 +32,6 @@ from slipstream.models.load import load
 from slipstream.models.model import Model
 
 BUSY_SHARE = 1.2
-KV_BYTES = 2  # bfloat16, the native backend's default
 
 
 @dataclass(frozen=True)
@@ -65,7 +64,9 @@ def command(  # noqa: PLR0917  each argument is an option of the command line
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show a model's architecture, formats, and the cost of each operation on this machine."""
-    found = inspect(load(model), StepShape((rows,), (context,), KV_BYTES), measure, probe)
+    loaded = load(model)
+    step = StepShape((rows,), (context,), loaded.graph.kv or "bfloat16")
+    found = inspect(loaded, step, measure, probe)
     shown = list(found.rows) if every else rows_of_kinds(found.graph, found.rows)
     if as_json:
         print(json.dumps(to_json(found, shown), indent=1))
@@ -105,7 +106,7 @@ def to_json(found: Inspection, shown: list[Row]) -> dict[str, Any]:
         "size_bytes": found.weights.size_bytes,
         "formats": [asdict(stored) for stored in found.weights.formats],
         "packed": asdict(found.packed),
-        "kv_bytes_per_token": kv_token_bytes(found.graph, found.step.kv_bytes),
+        "kv_bytes_per_token": kv_token_bytes(found.graph, found.step.kv),
         "machine": {**asdict(found.here), "fingerprint": found.here.fingerprint},
         "isa": found.isa,
         "ceilings": asdict(found.ceilings),
@@ -151,8 +152,8 @@ def _facts(found: Inspection) -> Table:
     table.add_row("context", f"{found.graph.context} tokens")
     table.add_row("parameters", f"{found.weights.parameters / 1e6:.1f} million")
     table.add_row("weights", size(found.weights.size_bytes))
-    per_token = kv_token_bytes(found.graph, found.step.kv_bytes)
-    table.add_row("KV per token", f"{size(per_token)} (bfloat16)")
+    per_token = kv_token_bytes(found.graph, found.step.kv)
+    table.add_row("KV per token", f"{size(per_token)} ({found.step.kv})")
     table.add_row("machine", found.here.describe())
     table.add_row("kernels", f"{found.isa}, {thread_count()} threads")
     table.add_row("packed weights", str(found.packed))

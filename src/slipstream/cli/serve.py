@@ -9,7 +9,7 @@ import typer
 
 from slipstream.checkpoint.sources import resolve
 from slipstream.cli import serve_models, serve_options
-from slipstream.cli.answering import ActivationsChoice, Context, Threads, waiting
+from slipstream.cli.answering import ActivationsChoice, Context, KVChoice, Threads, waiting
 from slipstream.engine.engine import Engine
 from slipstream.engine.options import Batching, EngineOptions
 
@@ -36,6 +36,7 @@ def command(  # noqa: PLR0917  each argument is an option of the command line
     threads: Threads = None,
     verify: serve_options.Verify = True,
     activations: ActivationsChoice = "auto",
+    kv: KVChoice = None,
     queue: serve_options.Queue = 128,
     max_prompt: serve_options.MaxPrompt = None,
     max_answer: serve_options.MaxAnswer = None,
@@ -71,6 +72,7 @@ def command(  # noqa: PLR0917  each argument is an option of the command line
         max_wait_s=max_wait,
         prefix_cache=prefix_cache,
         context=context,
+        kv_dtype=kv,
         kv_memory_bytes=None if kv_memory is None else kv_memory * 10**6,
         threads=threads,
         activations=activations,

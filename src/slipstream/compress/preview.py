@@ -117,7 +117,7 @@ def predicted_speed(edition: Edition, ceilings: Ceilings | None) -> float | None
     if ceilings is None:
         return None
     graph: Graph = assign_activations(edition.graph, edition.weights)
-    cost = step_cost(graph, edition.weights, StepShape((1,), (CONTEXT,)))
+    cost = step_cost(graph, edition.weights, StepShape((1,), (CONTEXT,), graph.kv or "bfloat16"))
     return 1 / predict_s(cost, ceilings)
 
 

@@ -10,13 +10,14 @@ from typing import Literal, get_args
 from slipstream.backends.batch import PAGE_SIZE
 from slipstream.engine.scheduler import Batching, Limits
 from slipstream.errors import MachineError, UnsupportedError
+from slipstream.formats.kv import KV_FORMATS, KVType
+from slipstream.graph.cost import kv_token_bytes
 from slipstream.graph.graph import Graph
 from slipstream.machine import Machine
 
 __all__ = ["Batching", "EngineOptions", "Settings", "kv_bytes_per_position", "resolve"]
 
 Backend = Literal["native", "reference"]
-KVType = Literal["bfloat16", "float32"]
 Activations = Literal["auto", "f32", "int8"]
 
 MAX_BATCH = 32
@@ -24,7 +25,6 @@ TOKEN_BUDGET = 256  # prefill is near its full speed from here on, and a decode 
 KV_MEMORY_SHARE = 0.25  # of the machine's memory, unless the batch needs less
 POSITIONS_TYPICAL = 1024  # of a request; longer ones take what shorter ones leave, or wait
 MAX_WAIT_S = 60.0
-BYTES_OF: dict[KVType, int] = {"bfloat16": 2, "float32": 4}
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,8 @@ class EngineOptions:
     token_budget     rows of one step: prompts are cut into chunks that fit
     context          most positions of prompt and answer together
     kv_memory_bytes  most memory of the KV pages; None: enough for a batch of typical requests
+    kv_dtype         of stored keys and values, see `formats.kv`; None: what the model was made for,
+                     else bfloat16
     threads          of the native backend
     prefix_cache     keep pages for prompts that begin the same
     batching         when requests join a running batch: see `scheduler.Limits`
@@ -49,7 +51,7 @@ class EngineOptions:
     token_budget: int | None = None
     context: int | None = None
     kv_memory_bytes: int | None = None
-    kv_dtype: KVType = "bfloat16"
+    kv_dtype: KVType | None = None
     activations: Activations = "auto"
     threads: int | None = None
     prefix_cache: bool = True
@@ -80,7 +82,8 @@ def resolve(options: EngineOptions, graph: Graph, machine: Machine) -> Settings:
     context = options.context or graph.context
     budget = options.token_budget or max(TOKEN_BUDGET, options.max_batch)
     limits = Limits(options.max_batch, budget, options.batching, options.max_wait_s, graph.window)
-    page_bytes = kv_bytes_per_position(graph, options.kv_dtype) * PAGE_SIZE
+    kv = options.kv_dtype or graph.kv or "bfloat16"
+    page_bytes = kv_bytes_per_position(graph, kv) * PAGE_SIZE
     memory = options.kv_memory_bytes or int(machine.memory_bytes * KV_MEMORY_SHARE)
     page_count = min(_pages_wanted(options, limits, context), memory // max(page_bytes, 1))
     if page_count < limits.pages_most(context):
@@ -95,7 +98,7 @@ def resolve(options: EngineOptions, graph: Graph, machine: Machine) -> Settings:
         limits=limits,
         context=context,
         page_count=page_count,
-        kv_dtype=options.kv_dtype,
+        kv_dtype=kv,
         activations=options.activations,
         threads=options.threads,
         prefix_cache=options.prefix_cache,
@@ -113,8 +116,7 @@ def _pages_wanted(options: EngineOptions, limits: Limits, context: int) -> int:
 
 def kv_bytes_per_position(graph: Graph, kv_dtype: KVType) -> int:
     """Bytes of keys and values that one position takes in all layers."""
-    values = sum(2 * layer.kv_heads * layer.head_dim for layer in graph.attentions)
-    return values * BYTES_OF[kv_dtype]
+    return kv_token_bytes(graph, kv_dtype)
 
 
 def _check(options: EngineOptions, graph: Graph) -> None:
@@ -130,6 +132,8 @@ def _check(options: EngineOptions, graph: Graph) -> None:
             f"context must be in 2…{graph.context}, for which the model was made, "
             f"not {options.context}"
         )
+    if options.kv_dtype is not None and options.kv_dtype not in KV_FORMATS:
+        raise UnsupportedError(f"kv_dtype must be one of {', '.join(KV_FORMATS)}")
     if options.threads is not None and options.threads < 1:
         raise UnsupportedError(f"threads must be at least 1, not {options.threads}")
     if options.batching not in get_args(Batching):

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from slipstream.formats.kv import KVType, kv_position_bytes
 from slipstream.graph import ops
 from slipstream.graph.graph import Graph, Node, weights_of
 from slipstream.machine import Ceilings
@@ -53,13 +54,12 @@ class Cost:
 class StepShape:
     """How much one step does: for each sequence, its new rows and the positions already cached.
 
-    `kv_bytes` is the size of one stored number of a key or value; `logit_rows` defaults to one row
-    per sequence.
+    `kv` is how keys and values are stored; `logit_rows` defaults to one row per sequence.
     """
 
     rows: tuple[int, ...] = (1,)
     contexts: tuple[int, ...] = (0,)
-    kv_bytes: int = 2
+    kv: KVType = "bfloat16"
     logit_rows: int | None = None
 
     def __post_init__(self) -> None:
@@ -200,7 +200,7 @@ def _multiply(products: int, activations: ops.Activations) -> Cost:
 
 def _attention(op: ops.Attention, step: StepShape) -> Cost:
     """Every visible key and value read once, the new ones written; two products per pair."""
-    position_bytes = kv_position_bytes(op, step.kv_bytes)
+    position_bytes = kv_position_bytes(step.kv, op.kv_heads, op.head_dim)
     positions = pairs = 0
     for rows, context in zip(step.rows, step.contexts, strict=True):
         positions += visible_positions(rows, context, op.window) + rows
@@ -209,11 +209,6 @@ def _attention(op: ops.Attention, step: StepShape) -> Cost:
         bytes_kv=positions * position_bytes,
         operations_f32=4 * op.heads * op.head_dim * pairs,
     )
-
-
-def kv_position_bytes(op: ops.Attention, kv_bytes: int) -> int:
-    """Bytes of the key and the value of one position in one layer."""
-    return 2 * op.kv_heads * op.head_dim * kv_bytes
 
 
 def visible_positions(rows: int, context: int, window: int | None) -> int:
@@ -254,9 +249,9 @@ def per_element(op: ops.Op) -> int:
             return 0
 
 
-def kv_token_bytes(graph: Graph, kv_bytes: int) -> int:
+def kv_token_bytes(graph: Graph, kv: KVType) -> int:
     """Bytes of keys and values that one more token occupies, all layers together."""
-    return sum(kv_position_bytes(attention, kv_bytes) for attention in graph.attentions)
+    return sum(kv_position_bytes(kv, a.kv_heads, a.head_dim) for a in graph.attentions)
 
 
 def predict_s(cost: Cost, ceilings: Ceilings) -> float:

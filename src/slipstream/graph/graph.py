@@ -8,6 +8,7 @@ the logits.
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from slipstream.formats.kv import KVType
 from slipstream.graph import ops
 
 
@@ -33,6 +34,7 @@ class Graph:
     width: int
     vocabulary: int
     context: int  # most positions the checkpoint was made for
+    kv: KVType | None = None  # how keys and values are meant to be stored; None: nothing was said
 
     def __iter__(self) -> Iterator[Node]:
         return iter(self.nodes)
