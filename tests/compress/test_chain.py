@@ -48,6 +48,7 @@ def test_a_recipe_goes_through_plain_data() -> None:
         ("[[pass]]\nbits=4", "no method"),
         ("[[pass]]\nmethod='gtpq'", "did you mean gptq"),
         ("[[pass]]\nmethod='gptq'\nbit=4", "did you mean bits"),
+        ("activations='int8 static'\n[[pass]]\nmethod='rtn'", "static activations"),
         ("[[pass]]\nmethod='gptq'\nbits=7", "one of 2, 3, 4, 5, 6, 8"),
         ("[[pass]]\nmethod='gptq'\nbits=true", "one of 2, 3, 4, 5, 6, 8"),
         ("[[pass]]\nmethod='gptq'\ngroup=1.5", "is a int"),

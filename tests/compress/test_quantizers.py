@@ -14,9 +14,10 @@ from slipstream.compress.passes.gptq import factor_hessian, gptq
 from slipstream.compress.passes.grid import fit_grid
 from slipstream.compress.passes.hqq import round_half_quadratic, shrink
 from slipstream.compress.passes.imatrix import round_weighted
-from slipstream.compress.passes.quantizers import Gptq, Hqq, Imatrix, Rtn
+from slipstream.compress.passes.quantizers import Gptq, Hqq, Imatrix, Rtn, SignRound
 from slipstream.compress.passes.rtn import round_to_nearest
 from slipstream.compress.passes.scales import refit_scales
+from slipstream.compress.passes.signround import learn_rounding
 from slipstream.compress.stages import stages_of
 from slipstream.compress.work import Visit, roles_of
 from slipstream.formats.tensor import Affine, AffineTensor
@@ -229,3 +230,42 @@ def test_grids_of_few_bits_are_searched_too() -> None:
         plain = round_to_nearest(weight, format, "minmax").dequantize()
         assert np.square(weight - searched).sum() <= np.square(weight - plain).sum()
         assert spanned.scale.shape == (40, 3)
+
+
+@pytest.mark.parametrize("format", FORMATS, ids=str)
+def test_learned_rounding_loses_less_than_the_nearest_code_on_the_searched_span(
+    format: Affine,
+) -> None:
+    x, weight = inputs(), weights()
+    moments = moments_of(x)
+    nearest = round_to_nearest(weight, format, "mse", moments.power)
+    learned = learn_rounding(weight, moments.hessian, format, steps=60)
+    gain = lost(weight, learned, x) / lost(weight, nearest, x)
+    assert gain < (0.8 if format.bits < 8 else 1.0)
+
+
+def test_learned_rounding_moves_by_the_gradient_of_the_output_error() -> None:
+    # One row, no clipping: the sign of (D H) is that of the difference of losses, found by trying.
+    x, weight = inputs(width=32), weights(rows=1, width=32)
+    hessian = moments_of(x).hessian
+    rounded = round_to_nearest(weight, Affine(4, 32), "mse").dequantize()
+    d = (rounded - weight).astype(np.float64)
+    pull = (d @ hessian)[0]
+    for i in range(32):
+        more, less = d.copy(), d.copy()
+        more[0, i] += 1e-3
+        less[0, i] -= 1e-3
+        slope = (more @ hessian @ more.T - less @ hessian @ less.T).item()
+        assert np.sign(slope) == np.sign(pull[i])
+
+
+def test_learned_rounding_is_a_pass_and_refuses_float_minimums(tmp_path: Path) -> None:
+    start = tiny_llama.edition()
+    after = SignRound(bits=4, group=32, steps=10).run(start, tiny_llama.drive(tmp_path))
+    assert all(
+        isinstance(after.weights[name], AffineTensor)
+        for name in after.graph.weight_names()
+        if "_proj" in name
+    )
+    left = SignRound(bits=4, group=32, zero="minimum").run(start, tiny_llama.drive(tmp_path / "b"))
+    assert left.notes and "float minimums" in left.notes[0].text

@@ -1,19 +1,19 @@
 """One format for each matrix, so that all together fit a size and cost least: an integer program.
 
 minimize Σ cost[w, f] · x[w, f] where Σ size[w, f] · x[w, f] ≤ budget, Σ_f x[w, f] = 1, x is 0 or 1
+
+A knapsack with one choice of each kind: dynamic programming over the budget solves it exactly, up
+to the size of a step, in half a second. (scipy's `milp` does too, but HiGHS writes to stdout.)
 """
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import Bounds, LinearConstraint, milp
-from scipy.sparse import csr_array, kron
 
 from slipstream.errors import UnsupportedError
 
 F64 = NDArray[np.float64]
 
-GAP = 1e-4  # of the optimum: costs are measured to a few percent
-SECONDS = 20.0
+STEPS = 100_000  # of the budget: sizes are rounded up to whole ones
 
 
 def allocate(costs: F64, sizes: F64, budget: float) -> NDArray[np.intp]:
@@ -21,25 +21,37 @@ def allocate(costs: F64, sizes: F64, budget: float) -> NDArray[np.intp]:
 
     UnsupportedError with the least that would do, if even the smallest formats exceed the budget.
     """
-    least = float(sizes.min(axis=1).sum())
-    if least > budget:
+    least = sizes.min(axis=1)
+    if least.sum() > budget:
         raise UnsupportedError(
             f"{budget / 1e6:.1f} MB are less than the smallest formats of the menu need, "
-            f"{least / 1e6:.1f} MB: allow more, or put smaller formats on the menu"
+            f"{least.sum() / 1e6:.1f} MB: allow more, or put smaller formats on the menu"
         )
+    spare = budget - least.sum()
+    step = max(spare / STEPS, 1e-9)
+    more = np.ceil((sizes - least[:, None]) / step - 1e-9).astype(np.int64)  # above the smallest
+    return _choose(costs, more)
+
+
+def _choose(costs: F64, more: NDArray[np.int64]) -> NDArray[np.intp]:
+    """Forward over the matrices, keeping the best choice for every spare; then back."""
     count, formats = costs.shape
-    one_each = csr_array(kron(np.eye(count), np.ones((1, formats))))
-    scale = max(float(costs.max()), 1e-30)
-    found = milp(
-        costs.ravel() / scale,
-        constraints=[
-            LinearConstraint(one_each, 1, 1),
-            LinearConstraint(sizes.reshape(1, -1) / budget, -np.inf, 1),
-        ],
-        integrality=np.ones(costs.size),
-        bounds=Bounds(0, 1),
-        options={"mip_rel_gap": GAP, "time_limit": SECONDS},
-    )
-    if found.x is None:  # out of time before any solution: the smallest is one
-        return np.asarray(sizes.argmin(axis=1))
-    return np.asarray(found.x.reshape(costs.shape).argmax(axis=1))
+    best = np.zeros(STEPS + 1)  # the least cost of the matrices so far, by what may be spent
+    choices = np.zeros((count, STEPS + 1), np.uint8)
+    for w in range(count):
+        found = np.full(STEPS + 1, np.inf)
+        for f in range(formats):
+            used = int(more[w, f])
+            if used > STEPS:
+                continue
+            cost = best[: STEPS + 1 - used] + costs[w, f]
+            better = cost < found[used:]
+            found[used:][better] = cost[better]
+            choices[w, used:][better] = f
+        best = found
+    chosen = np.empty(count, np.intp)
+    left = STEPS
+    for w in reversed(range(count)):
+        chosen[w] = choices[w, left]
+        left -= int(more[w, chosen[w]])
+    return chosen

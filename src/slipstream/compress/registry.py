@@ -10,7 +10,7 @@ from slipstream.compress.passes.drop_width import DropWidth
 from slipstream.compress.passes.low_rank import LowRank
 from slipstream.compress.passes.mixed import Mixed
 from slipstream.compress.passes.pruners import Magnitude, SparseGpt, Wanda
-from slipstream.compress.passes.quantizers import Gptq, Hqq, Imatrix, Rtn
+from slipstream.compress.passes.quantizers import Gptq, Hqq, Imatrix, Rtn, SignRound
 from slipstream.compress.passes.rotate import Rotate
 from slipstream.compress.passes.share_layers import ShareLayers
 from slipstream.compress.passes.smoothquant import SmoothQuant
@@ -23,6 +23,7 @@ METHODS: dict[str, type[Any]] = {
     "hqq": Hqq,
     "imatrix": Imatrix,
     "mixed": Mixed,
+    "signround": SignRound,
     "smoothquant": SmoothQuant,
     "rotate": Rotate,
     "magnitude": Magnitude,
@@ -37,6 +38,6 @@ METHODS: dict[str, type[Any]] = {
     "student": Student,
     "distill": Distill,
 }
-QUANTIZERS = ("rtn", "gptq", "awq", "hqq", "imatrix")
+QUANTIZERS = ("rtn", "gptq", "awq", "hqq", "imatrix", "signround")
 PRUNERS = ("magnitude", "wanda", "sparsegpt")
 TRAINERS = ("distill",)  # they need a text to train on, and torch

@@ -55,8 +55,8 @@ class Mixed:
         """Measures, allocates, rounds."""
         names = self._names(edition)
         probes = {name: fitted(PROBE, edition.weights[name].shape[1]) for name in names}
-        found = remembered(drive, lambda: self._costs(edition, drive, probes))
-        formats = self._allocated(edition, {name: found[name] for name in names})
+        measured = remembered(drive, lambda: probe_all(edition, drive, probes))
+        formats = self._allocated(edition, self._costs(edition, probes, measured))
         drive.watcher.say(f"formats: {summary(formats)}")
         rounding = _Chosen(
             select=self.select, damping=self.damping, act_order=self.act_order, sweeps=self.sweeps
@@ -87,10 +87,9 @@ class Mixed:
         ]
 
     def _costs(
-        self, edition: Edition, drive: Drive, probes: Mapping[str, Affine]
+        self, edition: Edition, probes: Mapping[str, Affine], measured: Mapping[str, float]
     ) -> dict[str, list[float]]:
         """The predicted KL of each matrix in each format of the menu."""
-        measured = probe_all(edition, drive, probes)
         costs = {}
         for name, probe in probes.items():
             weight = np.array(edition.weights[name].dequantize(), np.float32)

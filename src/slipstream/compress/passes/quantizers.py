@@ -13,6 +13,7 @@ from slipstream.compress.passes.grid import Clip
 from slipstream.compress.passes.rounding import Rounding
 from slipstream.compress.passes.rtn import round_to_nearest
 from slipstream.compress.passes.scales import refit_scales
+from slipstream.compress.passes.signround import learn_rounding
 from slipstream.errors import NumericError
 from slipstream.formats.tensor import Affine, AffineTensor, Zero
 
@@ -94,6 +95,27 @@ class Hqq(Rounding):
     def round(self, weight: F32, moments: Moments | None, format: Affine) -> AffineTensor:
         """Zeros (or symmetric scales) by alternation."""
         return hqq.round_half_quadratic(weight, format, self.p, self.steps, self.beta)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SignRound(Rounding):
+    """Learned rounding; see `passes.signround`.
+
+    steps  of signed gradient descent
+    """
+
+    steps: int = 100
+
+    @property
+    def calibrated(self) -> bool:
+        """By H."""
+        return True
+
+    def round(self, weight: F32, moments: Moments | None, format: Affine) -> AffineTensor:
+        """V, α and β by descent; float minimums are refused."""
+        if format.zero == "minimum":
+            raise ValueError("learned rounding takes symmetric or zero_point, not float minimums")
+        return learn_rounding(weight, _hessian(moments), format, self.steps)
 
 
 def zeros_of(weight: F32) -> NDArray[np.bool_] | None:
