@@ -102,3 +102,27 @@ def hugging_face_name(architecture: str, name: str) -> str:
             " a mixture of experts, or a model with an adapter? Those are not supported"
         )
     return f"{found}.{suffix}" if block is None else f"{prefix}.{block[1]}.{found}.{suffix}"
+
+
+def gguf_names(architecture: str, names: Iterable[str]) -> dict[str, str]:
+    """Hugging Face name → GGUF name, the inverse of `hugging_face_name`.
+
+    UnsupportedError for an architecture or a tensor that GGUF has no name for.
+    """
+    if architecture not in _LAYERS:
+        raise UnsupportedError(f"GGUF files of the architecture {architecture!r} are not written")
+    return {name: _gguf_name(architecture, name) for name in names}
+
+
+def _gguf_name(architecture: str, name: str) -> str:
+    ends, prefix = (
+        (_GPT2_ENDS, "transformer.h") if architecture == "gpt2" else (_ENDS, "model.layers")
+    )
+    stem, _, suffix = name.rpartition(".")
+    layer = re.fullmatch(rf"{re.escape(prefix)}\.(\d+)\.(.+)", stem)
+    table = ends if layer is None else _LAYERS[architecture]
+    stems = {ours: theirs for theirs, ours in table.items()}
+    found = stems.get(stem if layer is None else layer[2])
+    if found is None or suffix not in ("weight", "bias"):
+        raise UnsupportedError(f"GGUF has no name for the tensor {name!r} of {architecture!r}")
+    return f"{found}.{suffix}" if layer is None else f"blk.{layer[1]}.{found}.{suffix}"

@@ -90,6 +90,11 @@ VERBS: dict[str, Verb] = {
         "Teach a smaller student what a model says; heal what pruning broke.",
         "slipstream distill smollm2:135m --blocks 3 --text wiki.txt -o OUT",
     ),
+    "export": Verb(
+        "slipstream.cli.export",
+        "Write a model for llama.cpp, Ollama and others.",
+        "slipstream export smollm2:135m --to gguf --type q4_k_m -o model.gguf",
+    ),
     "evaluate": Verb(
         "slipstream.cli.evaluate",
         "Measure a model's perplexity, or its distance from the original.",

@@ -1,0 +1,67 @@
+"""`slipstream export`: a model in the words of another library, checked before it is kept."""
+
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from slipstream.cli.export_gguf import export_gguf, modelfile
+from slipstream.compress.gguf_round import KINDS
+from slipstream.errors import ArtifactError, UnsupportedError
+from slipstream.models.load import load
+from slipstream.models.model import Model
+
+TARGETS = ("gguf", "modelfile")
+
+
+def command(  # noqa: PLR0917  each argument is an option of the command line
+    model: Annotated[str, typer.Argument(help="A name, a file or a folder; see `pull`.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="What to write: a file or a folder.")],
+    to: Annotated[str, typer.Option(help=f"One of {', '.join(TARGETS)}.")] = "gguf",
+    type: Annotated[str, typer.Option(help=f"Of GGUF: one of {', '.join(KINDS)}.")] = "q8_0",
+    text: Annotated[
+        Path | None, typer.Option(help="GGUF: weight errors by the inputs seen on this text.")
+    ] = None,
+    tokens: Annotated[int, typer.Option(min=64, help="How much of the text to read.")] = 8192,
+    overwrite: Annotated[bool, typer.Option(help="Replace what is at --out.")] = False,
+) -> None:
+    """Write a model for llama.cpp, Ollama and others.
+
+    Example: slipstream export smollm2:135m --to gguf --type q4_k_m -o model.gguf
+    """
+    if to not in TARGETS:
+        raise UnsupportedError(f"--to is one of {', '.join(TARGETS)}, not {to!r}")
+    if to in ("gguf", "modelfile") and type not in KINDS:
+        raise UnsupportedError(f"--type is one of {', '.join(KINDS)}, not {type!r}")
+    if out.exists() and not overwrite:
+        raise ArtifactError(f"{out} exists already: choose another name, or say --overwrite")
+    console = Console(stderr=True)
+    loaded = load(model)
+    if to == "gguf":
+        export_gguf(loaded, out, type, text=text, tokens=tokens, console=console)
+    else:
+        _export_modelfile(loaded, out, type, text, tokens)
+    console.print(f"Written: {out}", soft_wrap=True, markup=False)
+
+
+def _export_modelfile(
+    model: Model, folder: Path, type: str, text: Path | None, tokens: int
+) -> None:
+    """A folder with the weights and the Modelfile, whole or not at all."""
+    if folder.exists() and not (folder / "Modelfile").is_file():
+        raise ArtifactError(f"{folder} holds no Modelfile, so it is not overwritten")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    building = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.", suffix=".part"))
+    try:
+        export_gguf(model, building / "model.gguf", type, text=text, tokens=tokens)
+        (building / "Modelfile").write_text(modelfile(model, "model.gguf"), encoding="utf-8")
+        building.chmod(0o755)
+        if folder.exists():
+            shutil.rmtree(folder)
+        building.rename(folder)
+    except BaseException:
+        shutil.rmtree(building, ignore_errors=True)
+        raise
