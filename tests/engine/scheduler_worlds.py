@@ -18,7 +18,8 @@ def request(number, prompt, max_tokens=4, **more):
 
 def scheduler(*requests, max_batch=4, token_budget=100, page_count=16, prefix_cache=True, **more):
     limits = Limits(max_batch, token_budget, **more)
-    made = Scheduler(limits, page_count, prefix_cache=prefix_cache)
+    page_counts = (page_count,) if isinstance(page_count, int) else page_count
+    made = Scheduler(limits, page_counts, prefix_cache=prefix_cache)
     for entry in requests:
         made.add(entry)
     return made
@@ -38,7 +39,7 @@ class World:
 
     made: Scheduler
     now: float = 0.0
-    pages: dict[int, list[int]] = field(default_factory=dict)  # what each page holds
+    pages: dict[tuple[int, int], list[int]] = field(default_factory=dict)  # (kind, page): tokens
     steps: int = 0
     copies: int = 0
     ended: list[int] = field(default_factory=list)
@@ -52,8 +53,8 @@ class World:
         decided = made.plan(self.now)
         assert decided == plan(made.state, made.limits, self.now), "not pure"
         self._check_decision(decided)
-        for source, target in made.begin(decided, self.now):
-            self.pages[target] = list(self.pages[source])
+        for kind, source, target in made.begin(decided, self.now):
+            self.pages[kind, target] = list(self.pages[kind, source])
             self.copies += 1
         made.check()
         self._compute(decided)
@@ -89,17 +90,22 @@ class World:
     def _compute(self, decided: Plan) -> None:
         """Every key that a row sees is that of its own tokens; then its own is written."""
         for piece in decided.pieces:
-            sequence = self.made.sequences[piece.request_id]
-            first = self.made.limits.first_seen(piece.start)
-            for position in range(first, piece.start):
-                page = sequence.pages[position // PAGE_SIZE]
-                assert page != GONE
-                assert self.pages[page][position % PAGE_SIZE] == sequence.ids[position], "wrong"
-            for position in range(piece.start, piece.start + piece.rows):
-                page = sequence.pages[position // PAGE_SIZE]
-                assert self.made.state.pool.owners(page) == 1, "writes what others read"
-                slots = self.pages.setdefault(page, [-1] * PAGE_SIZE)
-                slots[position % PAGE_SIZE] = sequence.ids[position]
+            for kind in range(len(self.made.state.pools)):
+                self._compute_kind(kind, piece)
+
+    def _compute_kind(self, kind, piece) -> None:
+        sequence = self.made.sequences[piece.request_id]
+        pages, ids = sequence.pages[kind], sequence.ids
+        first = self.made.limits.sights[kind].first_seen(piece.start)
+        for position in range(first, piece.start):
+            page = pages[position // PAGE_SIZE]
+            assert page != GONE
+            assert self.pages[kind, page][position % PAGE_SIZE] == ids[position], "wrong"
+        for position in range(piece.start, piece.start + piece.rows):
+            page = pages[position // PAGE_SIZE]
+            assert self.made.state.pools[kind].owners(page) == 1, "writes what others read"
+            slots = self.pages.setdefault((kind, page), [-1] * PAGE_SIZE)
+            slots[position % PAGE_SIZE] = ids[position]
 
 
 def run(made: Scheduler) -> Plan:

@@ -46,7 +46,7 @@ def engine(truth):
     blueprint = blueprint_of(config)
     state = truth.state_dict()
     weights = {name: DenseTensor(state[name].numpy()) for name in blueprint.shapes}
-    settings = Settings("reference", Limits(8, 64), 256, 64, "float32", "auto", None)
+    settings = Settings("reference", Limits(8, 64), 256, (64,), "float32", "auto", None)
     tokenizer = ByteTokenizer(eos_ids=frozenset({END}), vocabulary_size=61)
     return Engine(compile_reference(blueprint.graph, weights), tokenizer, settings)
 

@@ -14,6 +14,7 @@ from fakes import FakeProgram, fake_engine
 from slipstream.engine.request import Request, SamplingParams
 
 CONTEXT = 512
+WINDOWS = [(None,), (None,), (1,), (64,), (100,), (64, None), (None, 30), (1, None, 100)]
 SYSTEMS = [[n % 16] * 7 + list(range(16)) * 12 for n in range(3)]  # prompts begin like each other
 
 
@@ -74,7 +75,7 @@ class World:
 
 def make_world(seed: int) -> World:
     chance = random.Random(seed)
-    program = FakeProgram(window=chance.choice([None, None, 1, 64, 100]))
+    program = FakeProgram(windows=chance.choice(WINDOWS))
     max_batch = chance.randint(1, 8)
     world = World(chance, None)
     world.engine = fake_engine(
@@ -82,7 +83,7 @@ def make_world(seed: int) -> World:
         max_batch=max_batch,
         token_budget=max_batch + chance.choice([0, 3, 60, 250]),
         context=CONTEXT,
-        page_count=8 + chance.choice([0, 1, 4, 40]),
+        page_counts=[8 + chance.choice([0, 1, 4, 40]) for _ in program.windows],
         batching=chance.choice(["continuous", "continuous", "static", "dynamic"]),
         max_wait_s=2.0,
         prefix_cache=chance.random() < 0.8,
@@ -91,9 +92,11 @@ def make_world(seed: int) -> World:
     return world
 
 
-def alone(request: Request, window: int | None) -> list[int]:
+def alone(request: Request, windows: tuple[int | None, ...]) -> list[int]:
     """What the request gets from an engine of its own, prompt in one piece, nothing cached."""
-    engine = fake_engine(FakeProgram(window=window), max_batch=1, token_budget=512, context=CONTEXT)
+    engine = fake_engine(
+        FakeProgram(windows=windows), max_batch=1, token_budget=512, context=CONTEXT
+    )
     params = SamplingParams(
         temperature=request.params.temperature,
         seed=request.seed,
@@ -121,9 +124,9 @@ def test_every_request_gets_its_own_tokens(seed):
     """In any batch and mode, chunked, set back, forked, with prefix hits, windows, cancellations."""
     world = make_world(seed)
     run(world, arrivals=8)
-    window = world.engine.program.window
+    windows = world.engine.program.windows
     for number, request in world.requests.items():
-        expected = alone(request, window)
+        expected = alone(request, windows)
         if world.finish[number] == "length":
             assert world.got[number] == expected
         else:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from slipstream.engine.options import EngineOptions, kv_bytes_per_position, resolve
+from slipstream.engine.options import EngineOptions, kv_bytes, kv_bytes_per_position, resolve
 from slipstream.errors import MachineError, UnsupportedError
 from slipstream.graph.graph import Builder, Graph
 from slipstream.graph.ops import Attention
@@ -31,23 +31,23 @@ def test_kv_bytes_count_every_layer():
 
 def test_memory_given_lets_every_request_fill_its_context():
     options = EngineOptions(max_batch=4, kv_memory_bytes=GIB)
-    assert resolve(options, graph(context=4096), machine()).page_count == 4 * 64
+    assert resolve(options, graph(context=4096), machine()).page_counts == (4 * 64,)
 
 
 def test_otherwise_one_may_fill_it_and_the_others_are_typical():
     chosen = resolve(EngineOptions(max_batch=4), graph(context=4096), machine())
-    assert chosen.context == 4096 and chosen.page_count == 64 + 3 * 16
+    assert chosen.context == 4096 and chosen.page_counts == (64 + 3 * 16,)
     assert chosen.limits.max_batch == 4 and chosen.limits.token_budget == 256
 
 
 def test_pages_are_limited_by_memory():
     chosen = resolve(EngineOptions(kv_memory_bytes=20 * 64 * 1024), graph(), machine())
-    assert chosen.page_count == 20 and chosen.context == 1024
+    assert chosen.page_counts == (20,) and chosen.context == 1024
 
 
 def test_a_context_nobody_asked_for_shrinks_to_the_memory():
     chosen = resolve(EngineOptions(kv_memory_bytes=4 * 64 * 1024), graph(), machine())
-    assert chosen.page_count == 4 and chosen.context == 256
+    assert chosen.page_counts == (4,) and chosen.context == 256
 
 
 def test_a_context_that_was_asked_for_does_not():
@@ -81,15 +81,27 @@ def test_a_large_batch_gets_a_budget_that_holds_it():
 
 def test_windows_need_fewer_pages():
     options = EngineOptions(max_batch=1, token_budget=64)
-    chosen = resolve(options, graph(context=4096, windows=(100, 128)), machine())
-    assert chosen.limits.window == 128 and chosen.page_count == (128 + 64) // 64 + 1
+    chosen = resolve(options, graph(context=4096, windows=(64, 128)), machine())
+    assert chosen.limits.windows == (64, 128) and chosen.page_counts == (3, 4)
 
 
-def test_one_layer_that_sees_all_keeps_all_pages():
-    chosen = resolve(
-        EngineOptions(max_batch=1), graph(context=4096, windows=(100, None)), machine()
-    )
-    assert chosen.limits.window is None and chosen.page_count == 64
+def test_only_layers_that_see_all_keep_all_pages():
+    options = EngineOptions(max_batch=2, token_budget=64)
+    chosen = resolve(options, graph(6, context=4096, windows=(64, None, 64)), machine())
+    assert chosen.limits.windows == (64, None) and chosen.page_counts == (6, 64 + 16)
+    assert kv_bytes(graph(6, windows=(64, None, 64)), chosen) == (6 * 4 + 80 * 2) * 64 * 512
+
+
+def test_kinds_share_the_memory_as_they_need_it():
+    page = 64 * 512  # of one layer
+    mixed = graph(2, context=4096, windows=(64, None))
+    options = EngineOptions(max_batch=4, token_budget=64, kv_memory_bytes=67 * page)
+    assert resolve(options, mixed, machine()).page_counts == (3, 64)  # one of full length
+    options = EngineOptions(max_batch=4, token_budget=64, kv_memory_bytes=134 * page)
+    assert resolve(options, mixed, machine()).page_counts == (6, 128)
+    options = EngineOptions(max_batch=4, token_budget=64, kv_memory_bytes=66 * page)
+    chosen = resolve(options, mixed, machine())
+    assert chosen.context == 63 * 64 and chosen.page_counts == (3, 63)
 
 
 def test_modes_are_passed_on():

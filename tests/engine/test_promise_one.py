@@ -40,6 +40,11 @@ CONFIG = {
 WINDOWED = CONFIG | {
     "architectures": ["MistralForCausalLM"], "model_type": "mistral", "sliding_window": 40,
 }  # fmt: skip
+MIXED = CONFIG | {
+    "architectures": ["Gemma2ForCausalLM"], "model_type": "gemma2", "num_hidden_layers": 4,
+    "sliding_window": 40, "query_pre_attn_scalar": 32, "attn_logit_softcapping": 50.0,
+    "final_logit_softcapping": 30.0, "hidden_activation": "gelu_pytorch_tanh",
+}  # fmt: skip
 CONTEXT = 512
 KV_TYPES = get_args(KVType)
 WEIGHTS = {
@@ -77,9 +82,9 @@ def compiled(config, kind, kv_dtype, threads, activations="auto"):
 def engine_of(program, *, max_batch, budget, pages, prefix_cache=True) -> Engine:
     settings = Settings(
         backend="native",
-        limits=Limits(max_batch, budget, window=program.graph.window),
+        limits=Limits(max_batch, budget, windows=program.graph.windows),
         context=CONTEXT,
-        page_count=pages,
+        page_counts=(pages,) * len(program.graph.windows),
         kv_dtype="bfloat16",
         activations="auto",
         threads=None,
@@ -208,6 +213,32 @@ def test_with_windows_and_pages_freed_behind_them(kv_dtype):
     jobs = random_jobs(random.Random(6), 5, CONFIG["vocab_size"], longest=300)
     kind = WEIGHTS["int4-32"]
     hold(lambda threads: compiled(WINDOWED, kind, kv_dtype, threads), jobs, 6)
+
+
+@pytest.mark.parametrize(
+    "kv_dtype",
+    [pytest.param(k, marks=[] if k == "bfloat16" else pytest.mark.slow) for k in KV_TYPES],
+)
+def test_with_windows_in_some_layers_only(kv_dtype):
+    """Two kinds of attention, each with pages of its own, the windowed ones freed on the way."""
+    jobs = random_jobs(random.Random(8), 5, CONFIG["vocab_size"], longest=300)
+    kind = WEIGHTS["int8-row"]
+    set_back = hold(lambda threads: compiled(MIXED, kind, kv_dtype, threads), jobs, 8)
+    assert set_back > 0, "the pages sufficed: nothing was tested"
+
+
+def test_windowed_layers_hold_no_more_than_they_see():
+    """On a long answer their pages stay those of window and step; the others' grow."""
+    program = compiled(MIXED, WEIGHTS["int8-row"], "bfloat16", threads=1)
+    assert program.graph.windows == (40, None)
+    engine = engine_of(program, max_batch=1, budget=16, pages=8)
+    engine.submit(engine.request([5, 7, 11], SamplingParams(max_tokens=400, ignore_eos=True)))
+    held = []
+    while not engine.idle:
+        engine.step()
+        held.append([pool.used_count for pool in engine.scheduler.state.pools])
+    windowed, whole = np.array(held[:-1]).T
+    assert windowed.max() == 2 and whole.max() == 7 and whole[-1] == 7
 
 
 @pytest.mark.slow

@@ -16,9 +16,9 @@ def test_an_idle_scheduler_plans_nothing():
 def test_a_prompt_is_cut_into_chunks_of_the_budget():
     made = scheduler(request(1, 25), token_budget=10)
     first, second, third = (run(made).pieces[0] for _ in range(3))
-    assert first == Piece(1, start=0, rows=10, pages_new=1, samples=False)
-    assert second == Piece(1, start=10, rows=10, pages_new=0, samples=False)
-    assert third == Piece(1, start=20, rows=5, pages_new=0, samples=True)
+    assert first == Piece(1, start=0, rows=10, pages_new=(1,), samples=False)
+    assert second == Piece(1, start=10, rows=10, pages_new=(), samples=False)
+    assert third == Piece(1, start=20, rows=5, pages_new=(), samples=True)
 
 
 def test_decodes_go_before_the_prompt_of_an_earlier_request():
@@ -182,12 +182,12 @@ def test_siblings_wait_for_the_leader_and_copy_only_its_last_page():
     assert admitted(run(made)) == [1] and admitted(run(made)) == []
     decided = run(made)  # the leader decodes; 99 tokens of each sibling are there
     assert [(a.request_id, a.cached) for a in decided.admitted] == [(2, 99), (3, 99)]
-    assert [(p.request_id, p.rows, p.copies) for p in decided.pieces] == [
+    assert [(p.request_id, p.rows, bool(p.copies)) for p in decided.pieces] == [
         (1, 1, True),
         (2, 1, True),
         (3, 1, False),
     ]
-    assert made.state.pool.used_count == 4  # one of 64 shared, three last ones
+    assert made.state.pools[0].used_count == 4  # one of 64 shared, three last ones
 
 
 def test_siblings_of_a_cancelled_leader_go_on():
@@ -195,7 +195,7 @@ def test_siblings_of_a_cancelled_leader_go_on():
     run(made)
     made.remove(1)
     decided = run(made)
-    assert decided.admitted[0].cached == 64 and decided.admitted[0].pages == (0,)
+    assert decided.admitted[0].cached == 64 and decided.admitted[0].pages == ((0,),)
 
 
 def test_siblings_of_a_leader_that_has_ended_find_its_last_page():
@@ -215,11 +215,11 @@ def test_a_waiting_sibling_does_not_hold_up_others():
 
 
 def test_pages_behind_the_window_become_free():
-    made = scheduler(request(1, 300, 4), page_count=4, window=100, token_budget=50)
+    made = scheduler(request(1, 300, 4), page_count=4, windows=(100,), token_budget=50)
     world = World(made)
     while made.sequences:
         world.step()
-        assert made.state.pool.used_count <= made.limits.pages_most(304) == 4
+        assert made.state.pools[0].used_count <= made.limits.sights[0].pages_most(304) == 4
     assert world.steps == 6 + 3
 
 

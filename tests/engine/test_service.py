@@ -90,7 +90,7 @@ async def test_a_step_that_breaks_off_with_half_of_its_books_done_is_forgotten_w
     def broken(count):
         raise AssertionError("no page is where it should be")
 
-    engine.scheduler.state.pool.take = broken  # after the request has left the queue
+    engine.scheduler.state.pools[0].take = broken  # after the request has left the queue
     async with serving(engine) as service:
         with pytest.raises(EngineError, match="no page is where"):
             await text_of(service.submit(engine.request("Hi>")))

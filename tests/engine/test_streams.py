@@ -171,7 +171,7 @@ def test_functions_are_called_between_steps():
 def test_books_that_do_not_balance_end_the_service():
     async def test(service):
         stream = service.submit(service.engine.request([1], PARAMS))
-        service.engine.scheduler.state.pool.take(1)  # nobody holds it
+        service.engine.scheduler.state.pools[0].take(1)  # nobody holds it
         assert [delta async for delta in stream][-1].finish == "length"
         while service._thread.is_alive():
             await asyncio.sleep(0.01)

@@ -49,9 +49,7 @@ def work_of(
     sampling: list[Sequence] = []
     rows: list[int] = []
     scored: list[Scored] = []
-    width = max(len(sequence.pages) for sequence in owners)
-    pages = np.full((len(owners), width), -1, np.int32)
-    for row, (piece, sequence) in enumerate(zip(plan.pieces, owners, strict=True)):
+    for piece, sequence in zip(plan.pieces, owners, strict=True):
         if sequence.reads_all:
             first, last = _rows_scored(piece, sequence)
             if first < last:
@@ -60,7 +58,6 @@ def work_of(
                 scored.append(Scored(sequence, begin, len(logit_rows), first))
         ids += sequence.ids[piece.start : piece.start + piece.rows]
         row_starts.append(len(ids))
-        pages[row, : len(sequence.pages)] = sequence.pages
         if piece.samples:
             sampling.append(sequence)
             rows.append(len(logit_rows))
@@ -69,11 +66,22 @@ def work_of(
         ids=np.array(ids, np.int32),
         row_starts=np.array(row_starts, np.int32),
         lengths=np.array([piece.start for piece in plan.pieces], np.int32),
-        pages=pages,
+        pages=_page_tables(owners),
         logit_rows=np.array(logit_rows, np.int32),
         adapters=_adapters(owners, adapter_slots) if adapter_slots else None,
     )
     return Work(batch, sampling, rows if scored else None, scored)
+
+
+def _page_tables(owners: list[Sequence]) -> NDArray[np.int32]:
+    """int32 [S, P], or [K, S, P] where there are several kinds of attention."""
+    kinds = [[sequence.pages[kind] for sequence in owners] for kind in range(len(owners[0].pages))]
+    width = max(len(pages) for listed in kinds for pages in listed)
+    tables = np.full((len(kinds), len(owners), width), -1, np.int32)
+    for table, listed in zip(tables, kinds, strict=True):
+        for row, pages in enumerate(listed):
+            table[row, : len(pages)] = pages
+    return tables[0] if len(kinds) == 1 else tables
 
 
 def _rows_scored(piece: Piece, sequence: Sequence) -> tuple[int, int]:

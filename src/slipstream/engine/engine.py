@@ -224,7 +224,7 @@ class Engine:
     def forget_prefixes(self) -> None:
         """Empties the prefix cache: for when a name comes to stand for another adapter."""
         with self._lock:
-            self.scheduler.state.pool.forget()
+            self.scheduler.forget_prefixes()
 
     @property
     def idle(self) -> bool:

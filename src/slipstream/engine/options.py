@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from slipstream.backends.batch import PAGE_SIZE
-from slipstream.engine.scheduler import Batching, Limits
+from slipstream.engine.page_room import PageRoom
+from slipstream.engine.scheduler import Batching, Limits, Sight
 from slipstream.errors import MachineError, UnsupportedError
-from slipstream.formats.kv import KV_FORMATS, KVType
-from slipstream.graph.cost import kv_token_bytes
+from slipstream.formats.kv import KV_FORMATS, KVType, kv_position_bytes
 from slipstream.graph.graph import Graph
 from slipstream.machine import Machine
 
-__all__ = ["Batching", "EngineOptions", "Settings", "kv_bytes_per_position", "resolve"]
+__all__ = ["Batching", "EngineOptions", "Settings", "kv_bytes", "kv_bytes_per_position", "resolve"]
 
 Backend = Literal["native", "reference"]
 Activations = Literal["auto", "f32", "int8"]
@@ -68,7 +68,7 @@ class Settings:
     backend: Backend
     limits: Limits
     context: int
-    page_count: int
+    page_counts: tuple[int, ...]  # of each kind of attention: see `Graph.windows`
     kv_dtype: KVType
     activations: Activations
     threads: int | None
@@ -81,23 +81,23 @@ def resolve(options: EngineOptions, graph: Graph, machine: Machine) -> Settings:
     _check(options, graph)
     context = options.context or graph.context
     budget = options.token_budget or max(TOKEN_BUDGET, options.max_batch)
-    limits = Limits(options.max_batch, budget, options.batching, options.max_wait_s, graph.window)
+    limits = Limits(options.max_batch, budget, options.batching, options.max_wait_s, graph.windows)
     kv = options.kv_dtype or graph.kv or "bfloat16"
-    page_bytes = kv_bytes_per_position(graph, kv) * PAGE_SIZE
     memory = options.kv_memory_bytes or int(machine.memory_bytes * KV_MEMORY_SHARE)
-    page_count = min(_pages_wanted(options, limits, context), memory // max(page_bytes, 1))
-    if page_count < limits.pages_most(context):
-        if options.context is not None or page_count < 1:
-            raise MachineError(
-                f"{context} positions need {limits.pages_most(context) * page_bytes / 1e6:.0f} MB "
-                f"of KV pages, {memory / 1e6:.0f} MB are allowed; lower the context or allow more"
-            )
-        context = page_count * PAGE_SIZE
+    page_bytes = tuple(PAGE_SIZE * each for each in _bytes_per_position(graph, kv))
+    room = PageRoom(limits.sights, page_bytes, memory)
+    fitting = room.context(context)
+    if fitting < context and (options.context is not None or fitting < PAGE_SIZE):
+        raise MachineError(
+            f"{context} positions need {room.bytes_for(context) / 1e6:.0f} MB "
+            f"of KV pages, {memory / 1e6:.0f} MB are allowed; lower the context or allow more"
+        )
+    wanted = [_pages_wanted(options, sight, fitting) for sight in limits.sights]
     return Settings(
         backend=options.backend,
         limits=limits,
-        context=context,
-        page_count=page_count,
+        context=fitting,
+        page_counts=room.counts(fitting, wanted),
         kv_dtype=kv,
         activations=options.activations,
         threads=options.threads,
@@ -106,17 +106,31 @@ def resolve(options: EngineOptions, graph: Graph, machine: Machine) -> Settings:
     )
 
 
-def _pages_wanted(options: EngineOptions, limits: Limits, context: int) -> int:
+def _pages_wanted(options: EngineOptions, sight: Sight, context: int) -> int:
     """Pages for a whole batch: of full length where memory was given for it, else as is typical."""
     if options.kv_memory_bytes is not None:
-        return limits.pages_most(context) * options.max_batch
-    others = limits.pages_most(min(context, POSITIONS_TYPICAL)) * (options.max_batch - 1)
-    return limits.pages_most(context) + others
+        return sight.pages_most(context) * options.max_batch
+    others = sight.pages_most(min(context, POSITIONS_TYPICAL)) * (options.max_batch - 1)
+    return sight.pages_most(context) + others
 
 
 def kv_bytes_per_position(graph: Graph, kv_dtype: KVType) -> int:
     """Bytes of keys and values that one position takes in all layers."""
-    return kv_token_bytes(graph, kv_dtype)
+    return sum(_bytes_per_position(graph, kv_dtype))
+
+
+def kv_bytes(graph: Graph, settings: Settings) -> int:
+    """Bytes of all KV pages."""
+    each = _bytes_per_position(graph, settings.kv_dtype)
+    return PAGE_SIZE * sum(n * size for n, size in zip(settings.page_counts, each, strict=True))
+
+
+def _bytes_per_position(graph: Graph, kv_dtype: KVType) -> list[int]:
+    """The same for each kind of attention."""
+    sizes = dict.fromkeys(graph.windows, 0)
+    for layer in graph.attentions:
+        sizes[layer.window] += kv_position_bytes(kv_dtype, layer.kv_heads, layer.head_dim)
+    return list(sizes.values())
 
 
 def _check(options: EngineOptions, graph: Graph) -> None:

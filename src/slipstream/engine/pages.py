@@ -53,6 +53,12 @@ class PagePool:
         """How many own the page."""
         return self._owners[page]
 
+    def shared(self, page: int, more: int = 0) -> bool:
+        """Whether a page that has `more` owners than the pool knows must be copied to be written:
+        others own it, or may find it.
+        """
+        return self._owners[page] + more > 1 or self.index.named(page)
+
     def take(self, count: int) -> list[int]:
         """Gives `count` pages one owner each; the caller knows that there are enough."""
         assert 0 <= count <= self.free_count, f"{count} pages wanted, {self.free_count} free"

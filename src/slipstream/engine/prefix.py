@@ -94,8 +94,7 @@ class PrefixIndex:
             run = 0 if page is None else run + 1
             if run == len(pages) or (window is not None and run * PAGE_SIZE >= window - 1):
                 best = len(pages)
-        seen_from = 0 if window is None else max(0, best * PAGE_SIZE - window + 1) // PAGE_SIZE
-        return [-1] * seen_from + pages[seen_from:best]
+        return _in_sight([pages], [window], best)[0]
 
     def match_within(self, before: Digest, tokens: Sequence[int]) -> tuple[int, int]:
         """(how many of `tokens` a page holds after `before`, which page); (0, -1): too few."""
@@ -180,3 +179,54 @@ class PrefixIndex:
         beside = {page: place for place, pages in self._beside.items() for page in pages}
         assert beside == {page: name.place for page, name in self._name_of.items()}
         assert self._idle.keys() <= self._name_of.keys(), "a page rests without a name"
+
+
+# A beginning helps as far as every kind of attention has the pages that it sees of it.
+
+
+def match(
+    indexes: Sequence[PrefixIndex], windows: Sequence[int | None], chain: Sequence[Digest]
+) -> list[list[int]]:
+    """Equally many pages of each kind, of the longest beginning of `chain` that all kinds know.
+
+    -1 for pages that no following token sees, as in `PrefixIndex.match`.
+    """
+    if len(indexes) == 1:
+        return [indexes[0].match(chain, windows[0])]
+    tables: list[list[int]] = [[] for _ in indexes]
+    runs = [0] * len(indexes)  # pages known in a row up to here
+    best = 0
+    for count, digest in enumerate(chain, 1):
+        helps = True
+        for kind, (index, window) in enumerate(zip(indexes, windows, strict=True)):
+            page = index.find(digest)
+            tables[kind].append(-1 if page is None else page)
+            runs[kind] = 0 if page is None else runs[kind] + 1
+            if runs[kind] < count:
+                helps = helps and window is not None and runs[kind] * PAGE_SIZE >= window - 1
+                if window is None:
+                    return _in_sight(tables, windows, best)
+        if helps:
+            best = count
+    return _in_sight(tables, windows, best)
+
+
+def _in_sight(
+    tables: Sequence[Sequence[int]], windows: Sequence[int | None], count: int
+) -> list[list[int]]:
+    """The first `count` pages of each kind, -1 before those that the next token sees."""
+    firsts = [0 if w is None else max(0, count * PAGE_SIZE - w + 1) // PAGE_SIZE for w in windows]
+    return [
+        [-1] * first + list(table[first:count]) for table, first in zip(tables, firsts, strict=True)
+    ]
+
+
+def match_within(
+    indexes: Sequence[PrefixIndex], before: Digest, tokens: Sequence[int]
+) -> tuple[int, list[int]]:
+    """(how many of `tokens` a page of each kind holds after `before`, which pages); (0, []): too
+    few in some.
+    """
+    found = [index.match_within(before, tokens) for index in indexes]
+    count = min(n for n, _ in found)
+    return (count, [page for _, page in found]) if count else (0, [])

@@ -52,7 +52,7 @@ class Running:
         self.settings = settings
         self.scheduler = self._new_scheduler()
         self.vocabulary = min(program.graph.vocabulary, tokenizer.vocabulary_size)
-        self.kv = program.new_kv(settings.page_count)
+        self.kv = program.new_kv(settings.page_counts)
         self.drawer = Drawer(settings.threads or thread_count())
         self.wait_s: float | None = None  # after a step: nothing to do for so long
         self._adapter_slots = adapter_slots
@@ -100,7 +100,7 @@ class Running:
 
     def _new_scheduler(self) -> Scheduler:
         settings = self.settings
-        return Scheduler(settings.limits, settings.page_count, prefix_cache=settings.prefix_cache)
+        return Scheduler(settings.limits, settings.page_counts, prefix_cache=settings.prefix_cache)
 
     def snapshot(self) -> Snapshot:
         """What is held and was done."""
@@ -133,8 +133,8 @@ class Running:
         return max(0.0, min(plan.wait_s, deadline_s - now)) or None
 
     def _run(self, plan: Plan, now: float) -> list[Delta]:
-        for source, copy in self.scheduler.begin(plan, now):
-            self.kv.copy_page(source, copy)
+        for kind, source, copy in self.scheduler.begin(plan, now):
+            self.kv.copy_page(source, copy, kind)
         self._count(plan, now)
         work = work_of(plan, self.scheduler.sequences, self._adapter_slots)
         logits = self.program.step(work.batch, self.kv)[:, : self.vocabulary]

@@ -12,6 +12,7 @@ is never set back for want of pages, and fits alone, so all end.
 
 from bisect import insort
 from collections.abc import Mapping
+from collections.abc import Sequence as Pages
 from heapq import heappop, heappush
 
 from slipstream.backends.batch import PAGE_SIZE
@@ -20,7 +21,15 @@ from slipstream.engine.prefix import WORTH_COPYING, Digest, Name, extend_chain, 
 from slipstream.engine.request import Request
 from slipstream.engine.scheduler_plan import State, plan
 from slipstream.engine.scheduler_queue import ANSWER_TOKEN, PROMPT_TOKEN
-from slipstream.engine.scheduler_state import Admission, Batching, Limits, Piece, Plan, Sequence
+from slipstream.engine.scheduler_state import (
+    Admission,
+    Batching,
+    Limits,
+    Piece,
+    Plan,
+    Sequence,
+    Sight,
+)
 
 __all__ = [
     "Admission",
@@ -30,6 +39,7 @@ __all__ = [
     "Plan",
     "Scheduler",
     "Sequence",
+    "Sight",
     "State",
     "plan",
 ]
@@ -38,16 +48,20 @@ __all__ = [
 class Scheduler:
     """Owns the sequences and their pages, and applies what `plan` decided."""
 
-    def __init__(self, limits: Limits, page_count: int, *, prefix_cache: bool = True) -> None:
+    def __init__(
+        self, limits: Limits, page_counts: Pages[int], *, prefix_cache: bool = True
+    ) -> None:
+        assert len(page_counts) == len(limits.windows), "pages for each kind of attention"
         self.limits = limits
-        self.state = State(PagePool(page_count, keep=prefix_cache))
+        self.state = State(tuple(PagePool(count, keep=prefix_cache) for count in page_counts))
         self.sequences: dict[int, Sequence] = {}
+        self._bounded = [(k, s) for k, s in enumerate(limits.sights) if s.window is not None]
         self._deadlines: list[tuple[float, int]] = []  # a heap; may name requests that have ended
 
     def add(self, request: Request, now_s: float = 0.0) -> None:
         """Queues a request. It must fit the pool alone: the engine refuses what does not."""
-        most = self.limits.pages_most(request.length_max)
-        assert most <= self.state.pool.page_count, "can never be run"
+        for pool, sight in zip(self.state.pools, self.limits.sights, strict=True):
+            assert sight.pages_most(request.length_max) <= pool.page_count, "can never be run"
         sequence = Sequence(request, list(request.prompt_ids), now_s, request.priority)
         extend_chain(sequence.chain, sequence.ids, root_of(request.adapter))
         self.sequences[request.id] = sequence
@@ -73,14 +87,15 @@ class Scheduler:
         """The next step; empty when there is nothing to do."""
         return plan(self.state, self.limits, now_s)
 
-    def begin(self, plan: Plan, now_s: float = 0.0) -> list[tuple[int, int]]:
+    def begin(self, plan: Plan, now_s: float = 0.0) -> list[tuple[int, int, int]]:
         """Sets back, admits, and takes the pages that the plan counted on.
 
-        Returns the pages to copy before the step runs: (from, to), in this order.
+        Returns the pages to copy before the step runs: (kind, from, to), in this order.
         """
-        pool = self.state.pool
+        pools = self.state.pools
         for admission in plan.admitted:  # first: what was found is not to be dropped meanwhile
-            pool.share(admission.pages)
+            for pool, pages in zip(pools, admission.pages, strict=True):
+                pool.share(pages)
         for request_id in plan.preempted:
             self._set_back(self.sequences[request_id], now_s)
         for admission in plan.admitted:
@@ -89,13 +104,14 @@ class Scheduler:
         for piece in plan.pieces:
             sequence = self.sequences[piece.request_id]
             if piece.pages_new:
-                sequence.pages += pool.take(piece.pages_new)
-            if piece.copies:
-                index = piece.start // PAGE_SIZE
-                source, own = sequence.pages[index], pool.take(1)[0]
-                copies.append((source, own))
-                sequence.pages[index] = own
-                pool.release([source])
+                for pool, table, count in zip(pools, sequence.pages, piece.pages_new, strict=True):
+                    table.extend(pool.take(count))
+            for kind in piece.copies:
+                table, index = sequence.pages[kind], piece.start // PAGE_SIZE
+                source, own = table[index], pools[kind].take(1)[0]
+                copies.append((kind, source, own))
+                table[index] = own
+                pools[kind].release([source])
         return copies
 
     def commit(self, plan: Plan, tokens: Mapping[int, int]) -> None:
@@ -110,7 +126,7 @@ class Scheduler:
             sequence.cached += piece.rows
             if sequence.cached // PAGE_SIZE > sequence.named:
                 self._name_pages(sequence)
-            if self.limits.window is not None:
+            if self._bounded:
                 self._let_go(sequence)
             if piece.samples:
                 sequence.ids.append(tokens[piece.request_id])
@@ -125,6 +141,11 @@ class Scheduler:
             self.state.waiting.remove(sequence)
         self._leave_pages(sequence)
 
+    def forget_prefixes(self) -> None:
+        """Nothing computed until now will be found again."""
+        for pool in self.state.pools:
+            pool.forget()
+
     def check(self) -> None:
         """Asserts that every sequence is in one place and every page in known hands."""
         state = self.state
@@ -135,15 +156,17 @@ class Scheduler:
         assert len(state.running) <= self.limits.max_batch
         assert not any(s.cached or s.pages for s in waiting), "a waiting one holds pages"
         for sequence in state.running:
-            assert pages_for(sequence.cached) <= len(sequence.pages), "cached without a page"
-            self._check_sight(sequence)
+            self._check_pages(sequence)
         ranks = [s.rank for s in state.running]
         assert ranks == sorted(ranks), "out of order"
-        state.pool.check(sequence.pages for sequence in state.running)
+        for kind, pool in enumerate(state.pools):
+            pool.check(sequence.pages[kind] for sequence in state.running)
 
-    def _check_sight(self, sequence: Sequence) -> None:
-        first = self.limits.first_seen(sequence.cached) // PAGE_SIZE
-        assert GONE not in sequence.pages[first:], "a page in sight is gone"
+    def _check_pages(self, sequence: Sequence) -> None:
+        for sight, pages in zip(self.limits.sights, sequence.pages, strict=True):
+            assert pages_for(sequence.cached) <= len(pages), "cached without a page"
+            first = sight.first_seen(sequence.cached) // PAGE_SIZE
+            assert GONE not in pages[first:], "a page in sight is gone"
 
     def _admit(self, admission: Admission, now_s: float) -> None:
         """It runs from now on, on pages that `begin` has shared for it."""
@@ -151,9 +174,9 @@ class Scheduler:
         self.state.waiting.admit(sequence, now_s)
         sequence.level = admission.level
         sequence.cached = admission.cached
-        sequence.pages = list(admission.pages)
+        sequence.pages = [list(pages) for pages in admission.pages]
         sequence.named = admission.cached // PAGE_SIZE
-        sequence.gone = 0
+        sequence.gone = [0 for _ in admission.pages]
         sequence.rejoins = False
         insort(self.state.running, sequence, key=lambda s: s.rank)
         if sequence.found is None:
@@ -168,30 +191,37 @@ class Scheduler:
         for page in range(sequence.named, sequence.cached // PAGE_SIZE):
             tokens = tuple(sequence.ids[page * PAGE_SIZE : (page + 1) * PAGE_SIZE])
             name = Name(_before(sequence, page), tokens, sequence.chain[page])
-            sequence.pages[page] = self.state.pool.name(sequence.pages[page], name)
+            for pool, table in zip(self.state.pools, sequence.pages, strict=True):
+                table[page] = pool.name(table[page], name)
         sequence.named = sequence.cached // PAGE_SIZE
 
     def _leave_pages(self, sequence: Sequence) -> None:
         """Gives up its pages; the last one may be found by a prompt that goes on from there."""
         last, filled = divmod(sequence.cached, PAGE_SIZE)
-        if filled >= WORTH_COPYING and self.limits.window is None:
+        name = None
+        if filled >= WORTH_COPYING:
             tokens = tuple(sequence.ids[last * PAGE_SIZE : sequence.cached])
-            self.state.pool.name_last(sequence.pages[last], Name(_before(sequence, last), tokens))
-        self.state.pool.release(sequence.pages)
+            name = Name(_before(sequence, last), tokens)
+        for pool, table in zip(self.state.pools, sequence.pages, strict=False):  # none: it waited
+            if name is not None:
+                pool.name_last(table[last], name)
+            pool.release(table)
 
     def _let_go(self, sequence: Sequence) -> None:
         """Gives up the pages that no token to come will see."""
-        first = self.limits.first_seen(sequence.cached) // PAGE_SIZE
-        if first > sequence.gone:
-            self.state.pool.release(sequence.pages[sequence.gone : first])
-            sequence.pages[sequence.gone : first] = [GONE] * (first - sequence.gone)
-            sequence.gone = first
+        for kind, sight in self._bounded:
+            first = sight.first_seen(sequence.cached) // PAGE_SIZE
+            gone, table = sequence.gone[kind], sequence.pages[kind]
+            if first > gone:
+                self.state.pools[kind].release(table[gone:first])
+                table[gone:first] = [GONE] * (first - gone)
+                sequence.gone[kind] = first
 
     def _set_back(self, sequence: Sequence, now_s: float) -> None:
         self.state.running.remove(sequence)
         self._leave_pages(sequence)
         extend_chain(sequence.chain, sequence.ids, root_of(sequence.request.adapter))
-        sequence.pages, sequence.cached, sequence.named, sequence.gone = [], 0, 0, 0
+        sequence.pages, sequence.cached, sequence.named, sequence.gone = [], 0, 0, []
         sequence.rejoins = True
         self.state.waiting.add(sequence, now_s)
 

@@ -11,16 +11,20 @@ from dataclasses import dataclass, field
 
 from slipstream.backends.batch import PAGE_SIZE
 from slipstream.engine.pages import GONE, PagePool, pages_for
-from slipstream.engine.prefix import root_of
+from slipstream.engine.prefix import match, match_within, root_of
+from slipstream.engine.scheduler_ledger import Ledger
 from slipstream.engine.scheduler_queue import Waiting
 from slipstream.engine.scheduler_state import Admission, Limits, Piece, Plan, Sequence
+
+Tables = Pages[Pages[int]]  # pages of each kind of attention
+Found = tuple[int, list[list[int]]]  # tokens that are in the cache, and the pages of each kind
 
 
 @dataclass
 class State:
     """Everything that `plan` looks at. `running` is in order of rank."""
 
-    pool: PagePool
+    pools: tuple[PagePool, ...]  # of each kind of attention
     waiting: Waiting = field(default_factory=Waiting)
     running: list[Sequence] = field(default_factory=list)
 
@@ -47,7 +51,7 @@ def _seconds_to_fill(state: State, limits: Limits, now_s: float) -> float:
 
 
 class _Draft:
-    """A plan under way, and the pool as it will be once the plan has begun."""
+    """A plan under way, and the pools as they will be once the plan has begun."""
 
     def __init__(self, state: State, limits: Limits) -> None:
         self.state = state
@@ -55,9 +59,11 @@ class _Draft:
         self.kept = list(state.running)
         self.joined: dict[int, tuple[Sequence, Admission]] = {}
         self.preempted: list[int] = []
-        self.free = state.pool.free_count
-        self.reserved: dict[int, int] = {}  # pages kept back for those that run
-        self.owners: dict[int, int] = {}  # more, or fewer if negative, than in the pool
+        self.ledgers = [
+            Ledger(kind, pool, sight)
+            for kind, (pool, sight) in enumerate(zip(state.pools, limits.sights, strict=True))
+        ]
+        self.only = self.ledgers[0] if len(self.ledgers) == 1 else None
 
     @property
     def admitted(self) -> list[Admission]:
@@ -71,43 +77,33 @@ class _Draft:
         while index < len(self.kept):
             sequence = self.kept[index]
             lacking = self._lacking(sequence)
-            if not lacking:
+            if not any(lacking):
                 index += 1
                 continue
-            while lacking > self.free and self.kept[-1] is not sequence:
+            while not self._suffices(lacking) and self.kept[-1] is not sequence:
                 self._set_back_last()
                 lacking = self._lacking(sequence)  # those set back may have shared its page
-            if lacking > self.free:
-                self._set_back_last()
+            if self._suffices(lacking):
+                for ledger, count in zip(self.ledgers, lacking, strict=True):
+                    ledger.reserve(sequence, count)
             else:
-                self.free -= lacking
-                self.reserved[sequence.request.id] = lacking
+                self._set_back_last()
             index += 1
 
-    def _lacking(self, sequence: Sequence) -> int:
-        """Pages that it needs for the step and does not hold; a copy of a shared one included."""
-        cached, held = sequence.cached, len(sequence.pages)
-        reach = self.limits.reach(len(sequence.ids), cached)
-        lacking = max(0, pages_for(reach) - held)
-        index = cached // PAGE_SIZE
-        return lacking + (index < held and self._is_shared(sequence.pages[index]))
+    def _lacking(self, sequence: Sequence) -> Pages[int]:
+        if self.only is not None:
+            return (self.only.lacking(sequence),)
+        return [ledger.lacking(sequence) for ledger in self.ledgers]
+
+    def _suffices(self, counts: Pages[int]) -> bool:
+        """Whether so many pages of each kind are free."""
+        return all(count <= ledger.free for ledger, count in zip(self.ledgers, counts, strict=True))
 
     def _set_back_last(self) -> None:
         victim = self.kept.pop()
         self.preempted.insert(0, victim.request.id)
-        self.free += self.reserved.pop(victim.request.id, 0)
-        for page in victim.pages:
-            if page != GONE:
-                self.owners[page] = self.owners.get(page, 0) - 1
-                self.free += self._owners_of(page) == 0
-
-    def _is_shared(self, page: int) -> bool:
-        if page == GONE:
-            return False
-        return self._owners_of(page) > 1 or self.state.pool.index.named(page)
-
-    def _owners_of(self, page: int) -> int:
-        return self.state.pool.owners(page) + self.owners.get(page, 0)
+        for ledger in self.ledgers:
+            ledger.set_back(victim)
 
     # Who joins.
 
@@ -159,14 +155,15 @@ class _Draft:
         """Admits it, if need be in place of those of worse levels; False: there is no room."""
         if self._try_admit(sequence, level):
             return True
-        kept, preempted, reserved = list(self.kept), list(self.preempted), dict(self.reserved)
-        free, owners = self.free, dict(self.owners)
+        kept, preempted = list(self.kept), list(self.preempted)
+        saved = [ledger.save() for ledger in self.ledgers]
         while self._may_displace(level):
             self._set_back_last()
             if self._try_admit(sequence, level):
                 return True
-        self.kept, self.preempted, self.reserved = kept, preempted, reserved
-        self.free, self.owners = free, owners
+        self.kept, self.preempted = kept, preempted
+        for ledger, state in zip(self.ledgers, saved, strict=True):
+            ledger.restore(state)
         return False
 
     def _may_displace(self, level: int) -> bool:
@@ -177,23 +174,21 @@ class _Draft:
         if len(self.kept) + len(self.joined) >= self.limits.max_batch:
             return False
         for cached, pages in self._found(sequence):
-            waking = sum(page != GONE and self._owners_of(page) == 0 for page in pages)
-            reach = self.limits.reach(len(sequence.ids), cached)
-            copies = cached // PAGE_SIZE < len(pages)
-            wanted = pages_for(reach) - len(pages) + waking + copies
-            if wanted <= self.free:
-                self._join(sequence, Admission(sequence.request.id, level, cached, tuple(pages)))
-                self.free -= wanted
+            length = len(sequence.ids)
+            counts = [
+                ledger.wanted(length, cached, held)
+                for ledger, held in zip(self.ledgers, pages, strict=True)
+            ]
+            if self._suffices(counts):
+                for ledger, held, count in zip(self.ledgers, pages, counts, strict=True):
+                    ledger.join(held, count)
+                given = tuple(tuple(held) for held in pages)
+                admission = Admission(sequence.request.id, level, cached, given)
+                self.joined[sequence.request.id] = sequence, admission
                 return True
         return False
 
-    def _join(self, sequence: Sequence, admission: Admission) -> None:
-        for page in admission.pages:
-            if page != GONE:
-                self.owners[page] = self.owners.get(page, 0) + 1
-        self.joined[sequence.request.id] = sequence, admission
-
-    def _found(self, sequence: Sequence) -> Iterator[tuple[int, list[int]]]:
+    def _found(self, sequence: Sequence) -> Iterator[Found]:
         """Tokens that are in the cache already, and their pages; the best first.
 
         A sibling's, or found by prefix: whole pages and a part of one more, which must be copied;
@@ -201,39 +196,43 @@ class _Draft:
         compute: its row yields the next one.
         """
         if sequence.reads_all and not sequence.answer_length:
-            yield 0, []
+            yield 0, [[] for _ in self.ledgers]
             return
         known = len(sequence.ids) - 1
-        index, window = self.state.pool.index, self.limits.window
-        pages = index.match(sequence.chain[: known // PAGE_SIZE], window)
-        cached = len(pages) * PAGE_SIZE
+        indexes = [pool.index for pool in self.state.pools]
+        pages = match(indexes, self.limits.windows, sequence.chain[: known // PAGE_SIZE])
+        count = len(pages[0])
+        cached = count * PAGE_SIZE
         shared = self._shared_with_leader(sequence, known)
         if shared is not None and shared[0] > cached:
             yield shared
-        if window is None:
-            before = sequence.chain[len(pages) - 1] if pages else root_of(sequence.request.adapter)
-            tokens = sequence.ids[cached : min(known, cached + PAGE_SIZE)]
-            more, page = index.match_within(before, tokens)
-            if more:
-                yield cached + more, [*pages, page]
+        before = sequence.chain[count - 1] if count else root_of(sequence.request.adapter)
+        tokens = sequence.ids[cached : min(known, cached + PAGE_SIZE)]
+        more, last = match_within(indexes, before, tokens)
+        if more:
+            yield cached + more, [[*held, page] for held, page in zip(pages, last, strict=True)]
         yield cached, pages
 
-    def _shared_with_leader(self, sequence: Sequence, known: int) -> tuple[int, list[int]] | None:
+    def _shared_with_leader(self, sequence: Sequence, known: int) -> Found | None:
         leader = self._running_leader(sequence)
         if leader is None or leader.request.id in self.joined:
             return None
         shared = min(len(leader.request.prompt_ids), known)
-        first = self.limits.first_seen(shared) // PAGE_SIZE
-        held = leader.pages[: pages_for(shared)]
-        if shared > leader.cached or GONE in held[first:]:
+        if shared > leader.cached:
             return None
-        return shared, [GONE] * first + held[first:]
+        pages = []
+        for sight, table in zip(self.limits.sights, leader.pages, strict=True):
+            first, held = sight.first_seen(shared) // PAGE_SIZE, table[: pages_for(shared)]
+            if GONE in held[first:]:
+                return None
+            pages.append([GONE] * first + held[first:])
+        return shared, pages
 
     # What each computes.
 
     def pieces(self) -> tuple[Piece, ...]:
         """Rows for all, decodes first; those for whom none are left are passed over."""
-        rows, whole = self.limits.token_budget, self.limits.window is None
+        rows = self.limits.token_budget
         pieces = []
         for sequence, cached, pages in self._in_order():
             pending = len(sequence.ids) - cached
@@ -241,18 +240,25 @@ class _Draft:
             if count == 0:
                 break
             rows -= count
-            new = max(0, pages_for(len(sequence.ids) if whole else cached + count) - len(pages))
-            index, copies = cached // PAGE_SIZE, False
-            if index < len(pages) and self._is_shared(pages[index]):
-                self.owners[pages[index]] = self.owners.get(pages[index], 0) - 1
-                copies = True
-            samples = count == pending
-            pieces.append(Piece(sequence.request.id, cached, count, new, samples, copies))
+            pieces.append(self._piece(sequence, cached, count, pages))
         return tuple(pieces)
 
-    def _in_order(self) -> list[tuple[Sequence, int, Pages[int]]]:
+    def _piece(self, sequence: Sequence, cached: int, count: int, pages: Tables) -> Piece:
+        length, end, index = len(sequence.ids), cached + count, cached // PAGE_SIZE
+        new: tuple[int, ...] = ()
+        copies: tuple[int, ...] = ()
+        for ledger in self.ledgers:
+            held = pages[ledger.kind]
+            new += (ledger.new(length, end, len(held)),)
+            if ledger.copies(index, held):
+                copies += (ledger.kind,)
+        return Piece(
+            sequence.request.id, cached, count, new if any(new) else (), end == length, copies
+        )
+
+    def _in_order(self) -> list[tuple[Sequence, int, Tables]]:
         """All that run in the step with what they have cached and where; decodes first."""
-        running: list[tuple[Sequence, int, Pages[int]]]
+        running: list[tuple[Sequence, int, Tables]]
         running = [(s, s.cached, s.pages) for s in self.kept]
         if self.joined:
             level = {s.request.id: s.level for s in self.kept}

@@ -27,11 +27,7 @@ class Snapshot:
     pages_cached: int = 0  # without an owner, kept for their tokens
     prefix_queries_total: int = 0  # prompt tokens looked up in the prefix cache
     prefix_hits_total: int = 0  # and found there
-
-    @property
-    def kv_use(self) -> float:
-        """Share of KV pages in use, 0…1."""
-        return self.pages_used / self.pages_total
+    kv_use: float = 0.0  # share of KV pages in use, 0…1, of the kind of attention that is fullest
 
 
 @dataclass
@@ -64,15 +60,16 @@ class Stats:
         return Snapshot(
             running=len(state.running),
             waiting=len(state.waiting),
-            pages_used=state.pool.used_count,
-            pages_total=state.pool.page_count,
+            pages_used=sum(pool.used_count for pool in state.pools),
+            pages_total=sum(pool.page_count for pool in state.pools),
             steps_total=self.steps,
             prompt_tokens_total=self.prompt_tokens,
             answer_tokens_total=self.answer_tokens,
             preemptions_total=self.preemptions,
             finished_total=self.finished,
             request_s=self.request_s,
-            pages_cached=state.pool.resting_count,
+            pages_cached=sum(pool.resting_count for pool in state.pools),
+            kv_use=max(pool.used_count / pool.page_count for pool in state.pools),
             prefix_queries_total=self.prefix_queries,
             prefix_hits_total=self.prefix_hits,
         )

@@ -10,10 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from slipstream.backends.batch import PAGE_SIZE
 from slipstream.checkpoint.sources import resolve as find
 from slipstream.engine.engine import Engine
-from slipstream.engine.options import EngineOptions, kv_bytes_per_position, resolve
+from slipstream.engine.options import EngineOptions, kv_bytes, resolve
 from slipstream.errors import MachineError
 from slipstream.machine import machine
 from slipstream.models.load import load
@@ -78,7 +77,7 @@ def check_memory(model: Model, path: Path, options: EngineOptions, available: in
     """
     settings = resolve(options, model.graph, machine())
     weights = size_of(path)
-    pages = settings.page_count * PAGE_SIZE * kv_bytes_per_position(model.graph, settings.kv_dtype)
+    pages = kv_bytes(model.graph, settings)
     needed = weights + pages + SPARE_BYTES
     if available is not None and needed > available:
         raise NoMemory(

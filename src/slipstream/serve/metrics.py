@@ -27,7 +27,7 @@ LABELS = ["model_name", "version"]
 GAUGES = (
     ("num_requests_running", "Requests in the running batch.", "running"),
     ("num_requests_waiting", "Requests waiting for a place.", "waiting"),
-    ("kv_cache_usage_perc", "Share of KV pages in use, 0 to 1.", "kv_use"),
+    ("kv_cache_usage_perc", "Share of KV pages in use, 0 to 1, where they are scarcest.", "kv_use"),
     ("kv_pages_used", "KV pages that requests under way hold.", "pages_used"),
     ("kv_pages_cached", "KV pages kept for their tokens, free to be taken.", "pages_cached"),
     ("kv_pages", "KV pages there are.", "pages_total"),
