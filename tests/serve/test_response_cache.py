@@ -102,7 +102,7 @@ def test_every_parameter_is_in_the_key_or_said_elsewhere():
 
 def test_settings_that_change_bits_change_the_model():
     settings_ = ENGINE.settings
-    same = dataclasses.replace(settings_, threads=7, page_count=99, context=17)
+    same = dataclasses.replace(settings_, threads=7, page_counts=(99,), context=17)
     assert model_identity("c", settings_) == model_identity("c", same)
     for change in ({"kv_dtype": "bfloat16"}, {"activations": "int8"}, {"backend": "native"}):
         other = dataclasses.replace(settings_, **change)
