@@ -126,8 +126,8 @@ def our_row(order: Order, judge: Judge, original: Model, recipe: Path) -> Row:
 
 
 def lend_probes(order: Order, run: Path) -> None:
-    """What `mixed` measured for an earlier recipe: it depends on neither size nor menu."""
-    known = order.work / f"probes-{order.model.stem}-{order.calibration}.json"
+    """What `mixed` measured for an earlier recipe, whatever its size and menu."""
+    known = order.work / f"probes-{order.model.stem}.json"
     if known.exists() and not run.exists():
         (run / "00-mixed").mkdir(parents=True)
         shutil.copy(known, run / "00-mixed" / "scores.json")
@@ -136,7 +136,7 @@ def lend_probes(order: Order, run: Path) -> None:
 def keep_probes(order: Order, run: Path) -> None:
     """For the next recipe."""
     for found in run.glob("00-mixed/scores.json"):
-        shutil.copy(found, order.work / f"probes-{order.model.stem}-{order.calibration}.json")
+        shutil.copy(found, order.work / f"probes-{order.model.stem}.json")
 
 
 def written_size(model: Model, after: Edition, chain: Chain, folder: Path) -> int:

@@ -241,6 +241,12 @@ class HubHandler(BaseHTTPRequestHandler):
             return self.reply(
                 200, json.dumps(info).encode(), body, {"Content-Type": "application/json"}
             )
+        if path.startswith("/api/datasets/org/texts"):
+            info = {"id": "org/texts", "sha": COMMIT, "siblings": hub.siblings()}
+            return self.reply(
+                200, json.dumps(info).encode(), body, {"Content-Type": "application/json"}
+            )
+        path = path.replace("/datasets/org/texts/", "/org/tiny/")
         prefix = f"/org/tiny/resolve/{COMMIT}/"
         name = path.removeprefix(prefix)
         if not path.startswith(prefix) or name not in hub.files:
@@ -304,6 +310,9 @@ def in_fresh_process(
     code = (
         "import sys\nfrom slipstream.checkpoint.sources import resolve\n"
         "from slipstream.errors import SourceError\n"
+        "from slipstream.compress.calibration_text import documents_of\n"
+        "from pathlib import Path\n"
+        "if 'read' in sys.argv: resolve = lambda name, **_: documents_of(Path(name), None)\n"
         "try: print(resolve(sys.argv[1], quiet=True, refresh='refresh' in sys.argv))\n"
         "except SourceError as error: print(error, file=sys.stderr); sys.exit(1)\n"
     )
@@ -342,6 +351,30 @@ def test_a_hub_model_brings_only_what_is_needed_and_then_no_network(
     assert again.stdout == first.stdout and not hub.asked
     assert in_fresh_process(hub, tmp_path, "hf:org/tiny refresh").returncode == 0
     assert hub.asked
+
+
+def test_a_file_of_a_dataset_is_a_text_and_then_needs_no_network(hub: Hub, tmp_path: Path) -> None:
+    hub.files["data/texts.jsonl"] = b'{"text": "one"}\n{"text": "two"}\n'
+    name = "hf:org/texts/data/texts.jsonl read"
+    first = in_fresh_process(hub, tmp_path, name)
+    assert first.stdout.strip() == "['one', 'two']", first.stderr
+    assert not any("safetensors" in asked for asked in hub.asked)
+    hub.asked.clear()
+    again = in_fresh_process(hub, tmp_path, name, HF_HUB_OFFLINE="1")
+    assert again.stdout == first.stdout and not hub.asked
+
+
+def test_datasets_that_cannot_be_had_are_refused_in_words(hub: Hub, tmp_path: Path) -> None:
+    hub.files["texts.jsonl"] = b'{"text": "one"}\n'
+    hub.damage.add("texts.jsonl")
+    for name, words in (
+        ("hf:org/texts/texts.jsonl", "arrived damaged"),
+        ("hf:org/texts/absent.jsonl", "holds no file absent.jsonl"),
+        ("hf:org/texts/table.parquet", "are not read"),
+        ("hf:org/texts", "not of the form"),
+    ):
+        failed = in_fresh_process(hub, tmp_path, f"{name} read")
+        assert failed.returncode == 1 and words in failed.stderr, failed.stderr
 
 
 def test_offline_what_another_tool_cached_is_found(hub: Hub, tmp_path: Path, cache: Path) -> None:

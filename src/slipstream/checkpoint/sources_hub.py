@@ -37,6 +37,7 @@ FILE_NAMES = {
     "chat_template.jinja",
     "chat_template.json",
     "model.safetensors.index.json",
+    "prompts.json",
     "slipstream.json",
 }
 
@@ -75,21 +76,21 @@ def fetch_hub(name: str, cache: Path, *, quiet: bool, refresh: bool = False) -> 
     """The folder (or the one GGUF file) that `name` stands for, whole and verified."""
     wanted = parse_name(name)
     record = cache / "hub" / (hashlib.sha256(name.encode()).hexdigest()[:24] + ".json")
-    if not refresh and (known := _recorded(record)):
+    if not refresh and (known := recorded(record)):
         return known
     (disable_progress_bars if quiet else enable_progress_bars)()
     try:
         path, files = _fetch(wanted, quiet=quiet)
     except (errors.HfHubHTTPError, errors.HFValidationError) as error:
-        raise SourceError(_refused(name, error)) from error
+        raise SourceError(refused(name, error)) from error
     except Exception as error:
-        if not _is_network(error):
+        if not is_network(error):
             raise
         found = _cached(wanted, quiet=quiet)
         if found is None:
-            raise SourceError(_unreachable(name, error)) from error
+            raise SourceError(unreachable(name, error)) from error
         path, files = found
-    _record(record, path, files)
+    record_files(record, path, files)
     return path
 
 
@@ -97,13 +98,13 @@ def _fetch(wanted: HubName, *, quiet: bool) -> tuple[Path, list[Path]]:
     api = huggingface_hub.HfApi()
     info = api.model_info(wanted.repo, revision=wanted.revision, files_metadata=True)
     revision = info.sha or wanted.revision
-    chosen = choose_files(_files(info.siblings or []), wanted)
+    chosen = choose_files(files_of(info.siblings or []), wanted)
     paths = [
         Path(huggingface_hub.hf_hub_download(wanted.repo, file.path, revision=revision))
         for file in chosen
     ]
     with progress(f"checking {wanted.repo}", quiet=quiet) as report:
-        _verify(chosen, paths, report)
+        verify_files(chosen, paths, report)
     single = len(chosen) == 1 and chosen[0].path.endswith(".gguf")
     return (paths[0] if single else paths[0].parent), paths
 
@@ -129,7 +130,7 @@ def _cached(wanted: HubName, *, quiet: bool) -> tuple[Path, list[Path]] | None:
         if not shards <= set(present):
             return None
     with progress(f"checking {wanted.repo}", quiet=quiet) as report:
-        _verify(chosen, paths, report)
+        verify_files(chosen, paths, report)
     single = len(chosen) == 1 and chosen[0].path.endswith(".gguf")
     return (paths[0] if single else folder), paths
 
@@ -142,7 +143,8 @@ def _local_file(folder: Path, name: str) -> HubFile:
     return HubFile(name, path.stat().st_size, sha256, blob if is_hash and sha256 is None else None)
 
 
-def _files(siblings: Iterable[Any]) -> list[HubFile]:
+def files_of(siblings: Iterable[Any]) -> list[HubFile]:
+    """A repository's files as the client lists them."""
     files = []
     for sibling in siblings:
         lfs = getattr(sibling, "lfs", None)
@@ -194,7 +196,8 @@ def _check_name(path: str) -> None:
         raise SourceError(f"the server offers a file named {path!r}, which is refused")
 
 
-def _verify(files: Sequence[HubFile], paths: Sequence[Path], report: Report) -> None:
+def verify_files(files: Sequence[HubFile], paths: Sequence[Path], report: Report) -> None:
+    """SourceError names a file that is not what the server described; it is removed."""
     total = sum(file.size for file in files)
     done = 0
     for file, path in zip(files, paths, strict=True):
@@ -220,12 +223,13 @@ def _verify_file(file: HubFile, path: Path) -> None:
         )
 
 
-def _record(record: Path, path: Path, files: Sequence[Path]) -> None:
+def record_files(record: Path, path: Path, files: Sequence[Path]) -> None:
+    """For `recorded` of the next run."""
     stats = {str(file): [file.stat().st_size, file.stat().st_mtime_ns] for file in files}
     write_text_atomically(record, json.dumps({"path": str(path), "files": stats}))
 
 
-def _recorded(record: Path) -> Path | None:
+def recorded(record: Path) -> Path | None:
     """Where an earlier run put the model, if every file of it is still as it was then."""
     try:
         known = json.loads(record.read_text("utf-8"))
@@ -238,7 +242,7 @@ def _recorded(record: Path) -> Path | None:
         return None
 
 
-def _is_network(error: Exception) -> bool:
+def is_network(error: Exception) -> bool:
     """Whatever HTTP library the hub's client uses, its failures to connect count as this."""
     if isinstance(error, OSError | errors.OfflineModeIsEnabled | errors.LocalEntryNotFoundError):
         return True
@@ -246,7 +250,8 @@ def _is_network(error: Exception) -> bool:
     return any(base.__name__ in failures for base in type(error).__mro__)
 
 
-def _refused(name: str, error: Exception) -> str:
+def refused(name: str, error: Exception) -> str:
+    """Why the server does not give it, and what to do."""
     if isinstance(error, errors.GatedRepoError):
         return f"{name} is gated: accept its terms on its page, then log in with `hf auth login`"
     if isinstance(error, errors.RevisionNotFoundError):
@@ -256,7 +261,8 @@ def _refused(name: str, error: Exception) -> str:
     return f"{name} cannot be fetched from {constants.ENDPOINT}: {str(error).splitlines()[0]}"
 
 
-def _unreachable(name: str, error: Exception) -> str:
+def unreachable(name: str, error: Exception) -> str:
+    """That the server cannot be reached, and what to do."""
     if isinstance(error, errors.OfflineModeIsEnabled):
         return (
             f"{name} is not in the cache, and HF_HUB_OFFLINE forbids fetching it: unset it, or "

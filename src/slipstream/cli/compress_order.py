@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from slipstream.compress.calibration_text import on_hub
 from slipstream.compress.chain import Chain, read_chain
 from slipstream.compress.registry import QUANTIZERS
 from slipstream.errors import SourceError, UnsupportedError
@@ -64,7 +65,11 @@ def read_recipe(path: Path) -> Chain:
         raise UnsupportedError(f"the recipe {path} is no text in UTF-8") from None
     calibration, training = chain.calibration, chain.training
     if calibration.text is not None:
-        calibration = replace(calibration, text=str(path.parent / calibration.text))
+        calibration = replace(calibration, text=_beside(path, calibration.text))
     if training.text is not None:
-        training = replace(training, text=str(path.parent / training.text))
+        training = replace(training, text=_beside(path, training.text))
     return replace(chain, calibration=calibration, training=training)
+
+
+def _beside(recipe: Path, text: str) -> str:
+    return text if on_hub(Path(text)) else str(recipe.parent / text)

@@ -3,6 +3,7 @@
 wiki.txt      as it is
 docs.jsonl    one object a line, with "text" (or "content", "prompt")
 chats.jsonl   one object a line, with "messages" (or "conversations"), rendered as a chat
+hf:ORG/NAME/FILE.jsonl[@REVISION]   any of them, as a file of a dataset on the hub
 """
 
 import json
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from slipstream.errors import SourceError, UnsupportedError
+from slipstream.machine import cache_dir
 from slipstream.models.chat import ChatTemplate
 
 TEXT_KEYS = ("text", "content", "prompt")
@@ -29,6 +31,10 @@ def read_documents(path: Path, template: ChatTemplate | None) -> str:
 
 def documents_of(path: Path, template: ChatTemplate | None) -> list[str]:
     """The same apart; a plain text is one document."""
+    if on_hub(path):
+        from slipstream.checkpoint.sources_dataset import fetch_dataset  # noqa: PLC0415  its client
+
+        path = fetch_dataset(path.as_posix(), cache_dir())
     try:
         content = path.read_text(encoding="utf-8", errors="replace")
     except OSError as error:
@@ -36,6 +42,11 @@ def documents_of(path: Path, template: ChatTemplate | None) -> list[str]:
     if path.suffix not in (".jsonl", ".ndjson"):
         return [content]
     return list(_documents(content, path.name, template))
+
+
+def on_hub(path: Path) -> bool:
+    """Whether a text is named as a file of a dataset."""
+    return path.as_posix().startswith("hf:")
 
 
 def _documents(content: str, name: str, template: ChatTemplate | None) -> Iterator[str]:

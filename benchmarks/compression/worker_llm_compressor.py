@@ -1,0 +1,79 @@
+"""llm-compressor on one method: run by `peers.py` with the interpreter of its own environment.
+
+    python worker_llm_compressor.py ORDER.json
+
+ORDER holds the folder of the model, the chunks (int32 .npy), the method and where to write. The
+answer, seconds and peak memory, is the last line of stdout.
+"""
+
+import json
+import resource
+import sys
+import time
+
+import numpy as np
+import torch
+from llmcompressor import oneshot
+from llmcompressor.modifiers.pruning import SparseGPTModifier, WandaPruningModifier
+from llmcompressor.modifiers.quantization import GPTQModifier, QuantizationModifier
+from llmcompressor.modifiers.transform.awq import AWQModifier
+from torch.utils.data import DataLoader, Dataset
+from transformers import AutoModelForCausalLM
+
+
+class Chunks(Dataset):
+    """Token ids as a model wants them."""
+
+    def __init__(self, path: str) -> None:
+        self.ids = torch.from_numpy(np.load(path).astype(np.int64))
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        return {"input_ids": self.ids[index], "attention_mask": torch.ones_like(self.ids[index])}
+
+
+def recipe_of(method: str) -> list:
+    """The modifiers of one method; quantized: int4, symmetric, groups of 64, linears of blocks."""
+    weights = {
+        "num_bits": 4,
+        "type": "int",
+        "symmetric": True,
+        "strategy": "group",
+        "group_size": 64,
+    }
+    scheme = {"config_groups": {"group_0": {"targets": ["Linear"], "weights": weights}}}
+    half = {"sparsity": 0.5, "mask_structure": "0:0", "ignore": ["re:.*lm_head"]}
+    plain = QuantizationModifier(ignore=["lm_head"], **scheme)
+    match method:
+        case "rtn":
+            return [plain]
+        case "gptq":
+            return [GPTQModifier(ignore=["lm_head"], **scheme)]
+        case "awq":
+            return [AWQModifier(), plain]
+        case "sparsegpt":
+            return [SparseGPTModifier(**half)]
+        case "wanda":
+            return [WandaPruningModifier(**half)]
+    raise SystemExit(f"no method {method}")
+
+
+def main() -> None:
+    """One method, written as a folder."""
+    with open(sys.argv[1], encoding="utf-8") as file:
+        order = json.load(file)
+    torch.set_num_threads(order["threads"])
+    model = AutoModelForCausalLM.from_pretrained(order["model"], dtype=torch.float32)
+    loader = DataLoader(Chunks(order["chunks"]), batch_size=1)
+    began = time.perf_counter()
+    oneshot(model=model, dataset=loader, recipe=recipe_of(order["method"]), pipeline="sequential")
+    seconds = time.perf_counter() - began
+    model.save_pretrained(order["out"])
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    print(json.dumps({"seconds": seconds, "peak_bytes": peak}))
+
+
+if __name__ == "__main__":
+    main()
