@@ -1,6 +1,7 @@
 """The quantizers against slow, obvious forms, and against each other."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -269,3 +270,18 @@ def test_learned_rounding_is_a_pass_and_refuses_float_minimums(tmp_path: Path) -
     )
     left = SignRound(bits=4, group=32, zero="minimum").run(start, tiny_llama.drive(tmp_path / "b"))
     assert left.notes and "float minimums" in left.notes[0].text
+
+
+def test_a_tied_table_is_rounded_for_both_of_its_uses(tmp_path: Path) -> None:
+    # The same table once tied, once as a head of its own: tied, it stays nearer to itself.
+    apart: dict[bool, float] = {}
+    for tied in (True, False):
+        start = tiny_llama.edition(tie_word_embeddings=tied)
+        table = start.weights["model.embed_tokens.weight"]
+        name = "model.embed_tokens.weight" if tied else "lm_head.weight"
+        weights = {**start.weights, name: table}
+        start = replace(start, weights=weights)
+        one = Gptq(select=("head",), bits=4, group=32)
+        after = one.run(start, tiny_llama.drive(tmp_path / str(tied))).weights[name]
+        apart[tied] = float(np.square(after.dequantize() - table.dequantize()).mean())
+    assert apart[True] < apart[False]

@@ -26,6 +26,7 @@ from slipstream.graph.ops import Activations
 
 F32 = NDArray[np.float32]
 
+LOOKED_UP = 0.3  # SmolLM2's table at int5 g32, KL: 0.0172 with 0.01, 0.0150 with 0.3, 0.0192 with 3
 SERVED = Activations(8, 32)  # the inputs that groups of weights have to agree with
 
 
@@ -66,8 +67,9 @@ class Rounding:
         for group in [*alone, *visit.groups]:
             names = [name for name in group.weights if self._turn(visit, name, group)]
             sound = [name for name in names if _sound(visit, name)]
+            moments = _moments_of(visit, group)
             for format, alike in self._by_format(visit, sound).items():
-                self._round_or_leave(visit, alike, visit.moments.get(group.key), format)
+                self._round_or_leave(visit, alike, moments, format)
 
     def round(self, weight: F32, moments: Moments | None, format: Affine) -> AffineTensor:
         """Rows float32 [O, I] onto `format`; NumericError if they cannot be calibrated."""
@@ -165,6 +167,20 @@ def rows_of(tensor: AffineTensor, rows: slice) -> AffineTensor:
     return replace(
         tensor, codes=tensor.codes[rows].copy(), scales=tensor.scales[rows].copy(), offsets=offsets
     )
+
+
+def _moments_of(visit: Visit, group: InputGroup) -> Moments | None:
+    """What the errors of a group's weights count by.
+
+    A tied table is multiplied with the head's inputs and looked up as well, where every input
+    counts alike: a share of the mean power is added for that.
+    """
+    moments = visit.moments.get(group.key)
+    tied = any(visit.roles[name] >= {"embedding", "head"} for name in group.weights)
+    if moments is None or not tied:
+        return moments
+    added = np.float32(LOOKED_UP * float(moments.power.mean()))
+    return replace(moments, hessian=moments.hessian + added * np.eye(group.width, dtype=np.float32))
 
 
 def _sound(visit: Visit, name: str) -> bool:
