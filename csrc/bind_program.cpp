@@ -2,6 +2,8 @@
 
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/pair.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
@@ -103,6 +105,42 @@ void copy_page(KV& kv, int source, int target, std::optional<int> kind) {
   }
 }
 
+// (node, shape, bytes) of each linear.
+std::vector<std::tuple<int, std::string, std::size_t>> linears(const Program& program) {
+  std::vector<std::tuple<int, std::string, std::size_t>> found;
+  for (const LinearOperation* linear : program.linears())
+    found.emplace_back(linear->node, linear->shape(), linear->size_bytes());
+  return found;
+}
+
+// (direct_rows, prefetch_bytes, task_rows, tasks)
+using PlanTuple = std::tuple<int, int, int, int>;
+
+LinearPlan plan_of(const PlanTuple& plan) {
+  return {{std::get<0>(plan), std::get<1>(plan)}, std::get<2>(plan), std::get<3>(plan)};
+}
+
+PlanTuple linear_plan(Program& program, int node, int rows) {
+  for (const LinearOperation* linear : program.linears()) {
+    if (linear->node != node) continue;
+    const LinearPlan& plan = linear->plan(LinearOperation::class_of(rows));
+    return {plan.kernel.direct_rows, plan.kernel.prefetch_bytes, plan.task_rows, plan.tasks};
+  }
+  throw std::invalid_argument("the node is no linear");
+}
+
+std::int64_t time_linears(Program& program, const std::vector<int>& nodes, int rows,
+                          const PlanTuple& plan) {
+  nb::gil_scoped_release release;
+  return program.time_linears(nodes, rows, plan_of(plan));
+}
+
+void plan_linears(Program& program, const std::vector<int>& nodes, int rows,
+                  const PlanTuple& plan) {
+  nb::gil_scoped_release release;
+  program.plan_linears(nodes, LinearOperation::class_of(rows), plan_of(plan));
+}
+
 }  // namespace
 
 void bind_program(nb::module_& module) {
@@ -128,6 +166,10 @@ void bind_program(nb::module_& module) {
            nb::arg().none(), nb::arg(), nb::arg())
       .def("step_captured", &step_captured, nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(),
            nb::arg().none(), nb::arg(), nb::arg(), nb::arg(), nb::arg());
+  program.def("linears", &linears)
+      .def("linear_plan", &linear_plan)
+      .def("time_linears", &time_linears)
+      .def("plan_linears", &plan_linears);
   bind_adapters(program);
 }
 

@@ -55,6 +55,12 @@ struct Merging {
   int64_t weight_ratio;  // merge groups to one group of scales
 };
 
+// What is asked for ahead of use: so many bytes of the panel for each merge group, from so far on.
+struct Ahead {
+  int64_t bytes = 0;  // 0: nothing, the panel lies in scratch
+  int64_t distance = 0;
+};
+
 // dot[r] gains kSteps steps of row r; `fresh`: it held nothing before.
 template <class Codes, int R, int kSteps, bool fresh>
 SLIPSTREAM_INLINE void add_steps(const std::byte* codes, const int8_t* rows, int64_t stride,
@@ -130,13 +136,10 @@ SLIPSTREAM_INLINE void merge_group_of(const Panel& panel, int64_t weight_group,
 }
 
 // The tile: rows [first, first + R) of `x` against one panel, written to the same rows of `out`.
-// `ahead` bytes per merge group are asked for kPrefetchDistance early; 0 for a panel in scratch.
 template <class K, int R>
 void integer_tile(const Panel& panel, const Merging& merging, const IntegerRows& x, int64_t first,
-                  const PanelOutput& out, int64_t ahead) {
+                  const PanelOutput& out, const Ahead& ahead) {
   using Codes = typename K::Codes;
-  // One row of 576 × 1536 int4: 9 GB/s without, 13 at 1 KiB, 14–17 at 4 and at 16 (lab, Zen 3).
-  constexpr int64_t kPrefetchDistance = 4096;
   const int8_t* rows = x.codes + first * x.stride;
   const std::byte* codes = panel.codes;
   const int64_t group_steps = K::group_steps ? K::group_steps : merging.inputs / kStepInputs;
@@ -146,7 +149,7 @@ void integer_tile(const Panel& panel, const Merging& merging, const IntegerRows&
   for (int r = 0; r < R; ++r) sums[r] = zero_f32();
   int64_t weight_group = 0, weight_left = merging.weight_ratio;
   for (int64_t g = 0; g < merging.groups; ++g) {
-    if (ahead) prefetch(panel.codes + g * ahead + kPrefetchDistance, ahead);
+    if (ahead.bytes) prefetch(panel.codes + g * ahead.bytes + ahead.distance, ahead.bytes);
     i32x16 dot[R];
     if constexpr (K::group_steps != 0)
       add_steps<Codes, R, K::group_steps, true>(codes, rows, x.stride, dot);
@@ -171,7 +174,7 @@ constexpr int kTileRows = 4;  // 4 × 2 sums of 16 bits and their weights in 16 
 // Rows [rows.begin, rows.end) of the chunk, in tiles as large as fit.
 template <class K>
 void tiled_rows(const Panel& panel, const Merging& merging, const IntegerRows& x, Range rows,
-                const PanelOutput& out, int64_t ahead) {
+                const PanelOutput& out, const Ahead& ahead) {
   int64_t row = rows.begin;
   for (; row + kTileRows <= rows.end; row += kTileRows)
     integer_tile<K, kTileRows>(panel, merging, x, row, out, ahead);
@@ -190,7 +193,7 @@ void tiled_rows(const Panel& panel, const Merging& merging, const IntegerRows& x
 // The same, for whatever kind of matrix the panel belongs to.
 template <class Codes>
 void integer_rows(const Panel& panel, const Merging& merging, const IntegerRows& x, Range rows,
-                  const PanelOutput& out, int64_t ahead) {
+                  const PanelOutput& out, const Ahead& ahead) {
   const bool eights =
       merging.inputs == 8 * kStepInputs && merging.groups * merging.inputs <= merging.inputs_padded;
   if (panel.minimums) {

@@ -21,8 +21,11 @@ class IntegerProduct {
 
   // `memory`: bytes() of it, on a cache line; it must outlive the product.
   IntegerProduct(const ActivationBlock& x, const PackedMatrix& matrix, Range rows,
-                 std::byte* memory)
-      : matrix_(matrix), merging_(merging_of(x, matrix)), row_count_(rows.end - rows.begin) {
+                 const LinearChoice& choice, std::byte* memory)
+      : matrix_(matrix),
+        merging_(merging_of(x, matrix)),
+        row_count_(rows.end - rows.begin),
+        choice_(choice) {
     Pieces pieces(memory);
     prepare_rows(x, rows, pieces);
     loose_scales_ = pieces.take<float>(matrix.groups() * kLanes);
@@ -34,8 +37,8 @@ class IntegerProduct {
   void panel(int64_t index, const PanelOutput& out) const {
     const Panel packed = panel_of(matrix_, index);
     const bool nibbles = matrix_.format().codes == CodeFormat::int4;
-    if (row_count_ <= kTileRows) {
-      const int64_t ahead = int64_t(matrix_.panel_bytes()) / merging_.groups;
+    if (row_count_ <= choice_.direct_rows) {
+      const Ahead ahead{int64_t(matrix_.panel_bytes()) / merging_.groups, choice_.prefetch_bytes};
       if (nibbles) return integer_rows<PackedNibbles>(packed, merging_, rows_, all(), out, ahead);
       return integer_rows<SignedCodes>(packed, merging_, rows_, all(), out, ahead);
     }
@@ -44,8 +47,8 @@ class IntegerProduct {
 #if defined(SLIPSTREAM_ISA_AMX)
     rows.begin = tile_rows(loose, merging_, rows_, nibbles, row_count_, out);
 #endif
-    if (nibbles) return integer_rows<LooseNibbles>(loose, merging_, rows_, rows, out, 0);
-    integer_rows<SignedCodes>(loose, merging_, rows_, rows, out, 0);
+    if (nibbles) return integer_rows<LooseNibbles>(loose, merging_, rows_, rows, out, Ahead{});
+    integer_rows<SignedCodes>(loose, merging_, rows_, rows, out, Ahead{});
   }
 
  private:
@@ -116,8 +119,10 @@ class IntegerProduct {
   Panel unpack(const Panel& packed) const {
     Panel loose = packed;
     if (matrix_.format().codes == CodeFormat::int4) {
-      for (int64_t step = 0; step < matrix_.inputs_padded() / kStepInputs; ++step)
+      for (int64_t step = 0; step < matrix_.inputs_padded() / kStepInputs; ++step) {
+        if (step % 2 == 0) __builtin_prefetch(packed.codes + step * 32 + choice_.prefetch_bytes);
         store_bytes(loose_codes_ + step * 64, PackedNibbles::step(packed.codes, step));
+      }
       loose.codes = loose_codes_;
     }
     loose.scales = widened(packed.scales, packed.scale_format, loose_scales_);
@@ -138,6 +143,7 @@ class IntegerProduct {
   const PackedMatrix& matrix_;
   Merging merging_;
   int64_t row_count_;
+  LinearChoice choice_;
   IntegerRows rows_{};
   float* loose_scales_ = nullptr;
   float* loose_minimums_ = nullptr;

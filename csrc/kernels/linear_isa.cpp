@@ -29,7 +29,7 @@ void multiply_integer(const LinearInput& x, const Product& product, Part part, S
       scratch.reserve(std::size_t(IntegerProduct::bytes(*x.quantized, matrix, chunks.rows)));
   for (int64_t row = part.rows.begin; row < part.rows.end; row += chunks.rows) {
     const Range rows{row, smaller(row + chunks.rows, part.rows.end)};
-    const IntegerProduct linear(*x.quantized, matrix, rows, memory);
+    const IntegerProduct linear(*x.quantized, matrix, rows, product.choice, memory);
     float* y = product.y + row * product.y_stride;
     for (int64_t panel = part.panels.begin; panel < part.panels.end; ++panel)
       linear.panel(panel, panel_output(y, product.y_stride, product.bias, matrix, panel));
@@ -108,8 +108,8 @@ void gated_integer(const LinearInput& x, const GatedProduct& product, Part part,
   auto* out_memory = pieces.take<float>(2 * chunks.rows * kLanes);
   for (int64_t row = part.rows.begin; row < part.rows.end; row += chunks.rows) {
     const Range rows{row, smaller(row + chunks.rows, part.rows.end)};
-    const IntegerProduct gate(block, *product.gate, rows, gate_memory);
-    const IntegerProduct up(block, *product.up, rows, up_memory);
+    const IntegerProduct gate(block, *product.gate, rows, product.choice, gate_memory);
+    const IntegerProduct up(block, *product.up, rows, product.choice, up_memory);
     gated_panels(gate, up, product, rows, part.panels, out_memory);
   }
 }

@@ -5,13 +5,10 @@
 namespace slipstream {
 namespace {
 
-// Rows that one task multiplies: their rounded inputs and outputs stay in the second-level cache.
-constexpr std::int64_t kRowChunk = 128;
-// Tasks per thread and linear: enough to even out a disturbed core; each prepares its rows anew,
-// which for a single row is a few hundredths of a task.
-constexpr std::int64_t kTasksPerThread = 8;
-constexpr std::int64_t kTasksPerThreadFewRows = 4;
 constexpr std::int64_t kFewRows = 4;
+constexpr std::int64_t kSomeRows = 32;
+// Preparing a single row is a few hundredths of a task when each thread has so many.
+constexpr int kTasksFewRows = 4;
 
 std::int64_t divide_up(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 
@@ -64,6 +61,7 @@ LinearOperation::LinearOperation(int node, Domain domain, LinearSource source,
       halves_(threads) {
   this->node = node;
   captured = source_.values;
+  plans_[static_cast<int>(RowClass::few)].tasks = kTasksFewRows;
   // The float input is kept although its rounded rows are read: `capture` looks at it.
   reads = {source.values};
   if (source.quantized >= 0) reads.push_back(source.quantized);
@@ -73,14 +71,52 @@ LinearOperation::LinearOperation(int node, Domain domain, LinearSource source,
   }
 }
 
+RowClass LinearOperation::class_of(std::int64_t rows) {
+  if (rows <= kFewRows) return RowClass::few;
+  return rows <= kSomeRows ? RowClass::some : RowClass::many;
+}
+
+std::string LinearOperation::shape() const {
+  std::string text = std::to_string(source_.inputs);
+  for (const LinearPart& part : parts_) {
+    const MatrixFormat& format = part.matrix->format();
+    text += part.up == nullptr ? " " : " gated ";
+    text += std::to_string(part.matrix->outputs()) + " codes " +
+            std::to_string(static_cast<int>(format.codes)) + "/" + std::to_string(format.group) +
+            (format.has_minimums ? "+m" : "") + (format.scales == ScaleFormat::f16 ? "" : " f32");
+  }
+  return text + (source_.quantized < 0 ? " float" : " int8/" + std::to_string(source_.group));
+}
+
+std::size_t LinearOperation::size_bytes() const {
+  std::size_t total = 0;
+  for (const LinearPart& part : parts_) {
+    total += part.matrix->size_bytes();
+    if (part.up != nullptr) total += part.up->size_bytes();
+  }
+  return total;
+}
+
+void LinearOperation::fill_input(const Step& step) const {
+  const int rows = step.rows_in(domain_);
+  const Rows<float> x = rows_of(step, source_.values);
+  for (std::int64_t k = 0; k < source_.inputs; ++k)
+    x[0][k] = static_cast<float>(k * 37 % 255 - 127);
+  for (int row = 1; row < rows; ++row) std::copy_n(x[0], source_.inputs, x[row]);
+  if (source_.quantized < 0) return;
+  ActivationBlock block = source_.block(step);
+  kernels_.quantize_rows(x.data, x.stride, block, {0, rows});
+}
+
 void LinearOperation::prepare(const Step& step) {
   queue_.reset();
   const std::int64_t rows = step.rows_in(domain_);
-  row_chunk_ = std::max<std::int64_t>(1, std::min(rows, kRowChunk));
-  const std::int64_t row_chunks = divide_up(rows, row_chunk_);
-  const std::int64_t per_thread = rows > kFewRows ? kTasksPerThread : kTasksPerThreadFewRows;
-  const std::int64_t wanted = std::max<std::int64_t>(
-      1, divide_up(per_thread * step.team.size(), std::max<std::int64_t>(1, row_chunks)));
+  const LinearPlan& plan = plans_[static_cast<int>(class_of(rows))];
+  choice_ = plan.kernel;
+  row_chunk_ = std::max<std::int64_t>(1, std::min<std::int64_t>(rows, plan.task_rows));
+  const std::int64_t row_chunks = std::max<std::int64_t>(1, divide_up(rows, row_chunk_));
+  const std::int64_t tasks = std::int64_t{plan.tasks} * step.team.size();
+  const std::int64_t wanted = std::max<std::int64_t>(1, divide_up(tasks, row_chunks));
   panel_chunk_ = divide_up(panels_, wanted);
   chunk_starts_.assign(1, 0);
   for (const LinearPart& part : parts_) {
@@ -134,11 +170,12 @@ void LinearOperation::multiply(const Step& step, const LinearInput& input, const
   const LinearPart& part = *work.part;
   const Rows<float> y = rows_of(step, part.out);
   if (part.up == nullptr) {
-    kernels_.multiply(input, {part.matrix, part.bias, y.data, y.stride}, work.range,
+    kernels_.multiply(input, {part.matrix, part.bias, y.data, y.stride, choice_}, work.range,
                       scratch_[thread]);
     return;
   }
-  const GatedProduct product{part.matrix, part.up, nullptr, nullptr, part.kind, y.data, y.stride};
+  const GatedProduct product{part.matrix, part.up, nullptr,  nullptr,
+                             part.kind,   y.data,  y.stride, choice_};
   kernels_.multiply_gated(input, product, work.range, scratch_[thread]);
 }
 
@@ -165,7 +202,8 @@ void LinearOperation::multiply_adapted(const Step& step, const LinearInput& inpu
   for (int i = 0; i < 2; ++i) {
     float* origin = halves[i].data - rows.begin * stride - column;  // of row 0, output 0
     const PackedMatrix* matrix = i == 0 ? part.matrix : part.up;
-    kernels_.multiply(input, {matrix, nullptr, origin, stride}, work.range, scratch_[thread]);
+    kernels_.multiply(input, {matrix, nullptr, origin, stride, choice_}, work.range,
+                      scratch_[thread]);
     add_adapters(step, i, work.range, halves[i]);
   }
   for (std::int64_t row = 0; row < count; ++row)

@@ -1,6 +1,7 @@
 // Linear layers on all threads: the work is cut into rows × panels of 16 outputs.
 #pragma once
 
+#include <string>
 #include <vector>
 
 #include "kernels/linear.h"
@@ -17,6 +18,18 @@ struct LinearPart {
   Activation kind = Activation::silu;
   int out = -1;
 };
+
+// How a linear is computed and cut into tasks: see LinearChoice. Tasks are for evening out a
+// disturbed core; each prepares its rows anew.
+struct LinearPlan {
+  LinearChoice kernel;
+  int task_rows = 128;  // of a task: their rounded inputs and outputs stay in the second cache
+  int tasks = 8;        // for each thread
+};
+
+// Steps of few rows read memory, steps of many compute; each has a plan of its own.
+enum class RowClass { few, some, many };
+constexpr int kRowClasses = 3;
 
 // Where a linear finds its input: the float value, and its rounded rows when `quantized` is set.
 struct LinearSource {
@@ -53,6 +66,15 @@ class LinearOperation : public TeamOperation {
   void prepare(const Step& step) override;
   void run(const Step& step, int thread) override;
 
+  const LinearPlan& plan(RowClass rows) const { return plans_[static_cast<int>(rows)]; }
+  void set_plan(RowClass rows, const LinearPlan& plan) { plans_[static_cast<int>(rows)] = plan; }
+  static RowClass class_of(std::int64_t rows);
+  // Inputs, outputs, formats, group of the activations: linears of one shape take equally long.
+  std::string shape() const;
+  std::size_t size_bytes() const;  // of its matrices
+  // Gives the input of every row of the step some finite values, and rounds them.
+  void fill_input(const Step& step) const;
+
  private:
   struct Task {
     const LinearPart* part;
@@ -69,6 +91,8 @@ class LinearOperation : public TeamOperation {
   std::vector<LinearPart> parts_;
   LinearSites sites_;
   const LinearKernels& kernels_;
+  LinearPlan plans_[kRowClasses];
+  LinearChoice choice_;  // of this step
   WorkQueue queue_;
   std::vector<Scratch> scratch_;  // [threads]
   std::vector<Scratch> halves_;   // [threads] gate and up of rows that have adapters

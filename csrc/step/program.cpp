@@ -55,6 +55,15 @@ void walk_phases(std::vector<Phase>& phases, const Step& step, int thread, Befor
   }
 }
 
+void check_plan(const LinearPlan& plan) {
+  constexpr int most = 1 << 20;
+  const LinearChoice& kernel = plan.kernel;
+  const bool sound = plan.task_rows >= 1 && plan.task_rows <= most && plan.tasks >= 1 &&
+                     plan.tasks <= most && kernel.direct_rows >= 1 && kernel.direct_rows <= most &&
+                     kernel.prefetch_bytes >= 0 && kernel.prefetch_bytes <= most;
+  if (!sound) throw std::invalid_argument("a linear's plan is out of range");
+}
+
 }  // namespace
 
 std::size_t Weights::size_bytes() const {
@@ -138,6 +147,69 @@ void Program::load_adapter(int slot, const std::vector<SitePart>& parts) {
 void Program::unload_adapter(int slot) {
   const std::lock_guard lock(mutex_);
   parts_.adapters->unload(slot);
+}
+
+std::vector<const LinearOperation*> Program::linears() const {
+  std::vector<const LinearOperation*> found;
+  for (const Phase& phase : parts_.phases) {
+    const auto* linear = dynamic_cast<const LinearOperation*>(phase.team_operation());
+    if (linear != nullptr) found.push_back(linear);
+  }
+  return found;
+}
+
+LinearOperation& Program::linear(int node) const {
+  for (const LinearOperation* linear : linears()) {
+    if (linear->node == node) return *const_cast<LinearOperation*>(linear);
+  }
+  throw std::invalid_argument("the node is no linear");
+}
+
+std::int64_t Program::time_linears(const std::vector<int>& nodes, int rows,
+                                   const LinearPlan& plan) {
+  check_plan(plan);
+  if (rows < 1 || rows > 4096) throw std::invalid_argument("rows must be in 1…4096");
+  const std::lock_guard lock(mutex_);
+  Batch batch{};
+  batch.rows = batch.logit_count = rows;
+  buffers_.reserve(rows, rows);
+  KV kv({}, parts_.kv_type, {1});  // linears do not look at it
+  std::vector<float> logits;
+  if (std::any_of(nodes.begin(), nodes.end(),  // also refuses a node that is no linear
+                  [this](int node) { return parts_.values[linear(node).writes[0]].in_logits; }))
+    logits.resize(std::size_t(rows) * vocabulary());
+  const Step step{batch,        places_,       kv,     parts_.values, buffers_,
+                  *parts_.team, logits.data(), nullptr};
+  const auto which = LinearOperation::class_of(rows);
+  std::int64_t total = 0;
+  auto walk = [&](int thread) {
+    for (const int node : nodes) {
+      LinearOperation& operation = linear(node);
+      const LinearPlan before = operation.plan(which);
+      if (thread == 0) {
+        operation.fill_input(step);
+        operation.set_plan(which, plan);
+        operation.prepare(step);
+      }
+      step.team.barrier();
+      step.team.barrier();  // now nobody is still waking up
+      const std::int64_t start = now_ns();
+      operation.run(step, thread);
+      step.team.barrier();
+      if (thread == 0) {
+        total += now_ns() - start;
+        operation.set_plan(which, before);
+      }
+    }
+  };
+  parts_.team->run(walk);
+  return total;
+}
+
+void Program::plan_linears(const std::vector<int>& nodes, RowClass rows, const LinearPlan& plan) {
+  check_plan(plan);
+  const std::lock_guard lock(mutex_);
+  for (const int node : nodes) linear(node).set_plan(rows, plan);
 }
 
 const Value& Program::input_of(int node) const {

@@ -15,6 +15,7 @@
 #include "kernels/pack.h"
 #include "step/adapters.h"
 #include "step/attention_plan.h"
+#include "step/linear_operation.h"
 #include "step/phase.h"
 
 namespace slipstream {
@@ -80,10 +81,19 @@ class Program {
   std::size_t adapter_bytes() const { return parts_.adapters->size_bytes(); }
   const std::vector<AdapterSite>& adapter_sites() const { return parts_.adapters->sites(); }
 
+  // What can be timed: a linear of each node that has one.
+  std::vector<const LinearOperation*> linears() const;
+  // Nanoseconds that the linears of `nodes` take with `plan`, one after the other, for `rows` rows
+  // of made-up input. Between steps, so it waits for one that runs.
+  std::int64_t time_linears(const std::vector<int>& nodes, int rows, const LinearPlan& plan);
+  // From the next step on.
+  void plan_linears(const std::vector<int>& nodes, RowClass rows, const LinearPlan& plan);
+
   // The float input of linear `node`; std::invalid_argument if it is none.
   const Value& input_of(int node) const;
 
  private:
+  LinearOperation& linear(int node) const;  // std::invalid_argument if it is none
   Step begin(const Batch& batch, KV& kv, float* logits);
 
   ProgramParts parts_;

@@ -109,11 +109,11 @@ inline Block quantized(const LinearKernels& kernels, const Case& c, int64_t sum_
 
 // y [rows][outputs] computed in the parts given; what no part covers stays NaN.
 inline std::vector<float> run(const LinearKernels& kernels, const Case& c,
-                              const PackedMatrix& matrix, const std::vector<Part>& parts,
-                              bool bias) {
+                              const PackedMatrix& matrix, const std::vector<Part>& parts, bool bias,
+                              const LinearChoice& choice = {}) {
   const Shape& s = c.shape;
   std::vector<float> y(size_t(s.rows * s.outputs), NAN);
-  const Product product{&matrix, bias ? c.bias.data() : nullptr, y.data(), s.outputs};
+  const Product product{&matrix, bias ? c.bias.data() : nullptr, y.data(), s.outputs, choice};
   LinearInput input{nullptr, c.x.data(), s.inputs};
   Block block(s.rows, s.inputs, 0, 0);
   if (s.activation_group >= 0) {

@@ -61,10 +61,11 @@ void check_case(const Shape& shape, uint32_t seed) {
     CHECK(at < 0, "%s, seed %u, %s: output %d is %a, not %a", candidate.name.c_str(), seed,
           shape.name().c_str(), int(at), double(once[size_t(at)]), double(expected[size_t(at)]));
     const auto parts = random_parts(c, matrix, random);
-    const auto cut = run(*candidate.kernels, c, matrix, parts, bias);
+    const LinearChoice choice{random.pick({1, 4, 12, 64}), random.pick({0, 1024, 65536})};
+    const auto cut = run(*candidate.kernels, c, matrix, parts, bias, choice);
     at = first_difference(cut, expected);
-    CHECK(at < 0, "%s in parts, seed %u, %s: output %d", candidate.name.c_str(), seed,
-          shape.name().c_str(), int(at));
+    CHECK(at < 0, "%s in parts, direct %d, seed %u, %s: output %d", candidate.name.c_str(),
+          int(choice.direct_rows), seed, shape.name().c_str(), int(at));
   }
 }
 
