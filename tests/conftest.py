@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+os.environ.setdefault("SLIPSTREAM_TUNE", "0")  # no test waits for timings that it did not ask for
+
 ROOT = Path(__file__).resolve().parent.parent
 
 

@@ -10,6 +10,7 @@ measured ceilings that predictions and reports are held against. It is also the 
     SLIPSTREAM_ADMIN_KEY  opens the /admin routes of `serve`
     SLIPSTREAM_CACHE    folder for models and probe results (default: the platform's cache folder)
     SLIPSTREAM_PACKED_MB  most megabytes of packed weights kept there (default 16384; 0: none)
+    SLIPSTREAM_TUNE     0: linears keep their default plans, nothing is timed at a first start
 """
 
 import os
@@ -35,6 +36,7 @@ __all__ = [
     "machine",
     "packed_limit_bytes",
     "thread_count",
+    "tuning_wanted",
 ]
 
 THREADS_MAX = 1024
@@ -107,6 +109,14 @@ def packed_limit_bytes() -> int:
     if not text.isdecimal() or len(text) > 12:
         raise MachineError(f"SLIPSTREAM_PACKED_MB must be a number of megabytes, not {text!r}")
     return int(text) << 20
+
+
+def tuning_wanted() -> bool:
+    """Whether native programs take plans that were chosen by timing: SLIPSTREAM_TUNE, or yes."""
+    text = os.environ.get("SLIPSTREAM_TUNE", "") or "1"
+    if text not in {"0", "1"}:
+        raise MachineError(f"SLIPSTREAM_TUNE must be 0 or 1, not {text!r}")
+    return text == "1"
 
 
 def ceilings(refresh: bool = False) -> Ceilings:

@@ -191,3 +191,44 @@ def test_selecting_logits_changes_no_bit():
         pages=np.array([[3, 1]], np.int32), logit_rows=np.array([2, 17, 79], np.int32),
     )  # fmt: skip
     np.testing.assert_array_equal(program.step(batch, program.new_kv(4)), whole[[2, 17, 79]])
+
+
+PLANS = [(1, 0, 1, 1), (4, 1024, 7, 3), (64, 65536, 4096, 50)]  # csrc/step/linear_operation.h
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("activations", ["int8", "f32"])
+def test_plans_of_linears_change_no_bit(isa, activations):
+    program = program_of(isa=isa, activations=activations)
+    ids = np.random.default_rng(3).integers(0, 97, 70)
+    expected = [Session(program, np.random.default_rng(4)).feed((0, ids[:n])) for n in (3, 20, 70)]
+    nodes = [node for node, _, _ in program._handle.linears()]
+    for plan in PLANS:
+        for rows in (1, 16, 64):
+            program._handle.plan_linears(nodes, rows, plan)
+            assert program._handle.linear_plan(nodes[0], rows) == plan
+        for length, logits in zip((3, 20, 70), expected, strict=True):
+            again = Session(program, np.random.default_rng(4)).feed((0, ids[:length]))
+            assert np.array_equal(again[0].view(np.int32), logits[0].view(np.int32))
+
+
+def test_timing_linears_leaves_the_program_as_it_was():
+    program = program_of()
+    ids = np.arange(9)
+    before = Session(program, np.random.default_rng(4)).feed((0, ids))
+    nodes = [node for node, _, _ in program._handle.linears()]
+    plan = program._handle.linear_plan(nodes[0], 16)
+    assert program._handle.time_linears(nodes, 16, (1, 0, 3, 2)) > 0
+    assert program._handle.linear_plan(nodes[0], 16) == plan
+    after = Session(program, np.random.default_rng(4)).feed((0, ids))
+    assert np.array_equal(before[0].view(np.int32), after[0].view(np.int32))
+
+
+def test_a_plan_or_a_node_that_cannot_be_is_refused():
+    handle = program_of()._handle
+    node = handle.linears()[0][0]
+    for plan in [(0, 0, 1, 1), (1, -1, 1, 1), (1, 0, 0, 1), (1, 0, 1, 0), (1, 0, 1, 1 << 21)]:
+        with pytest.raises(ValueError, match="out of range"):
+            handle.plan_linears([node], 1, plan)
+    with pytest.raises(ValueError, match="no linear"):
+        handle.time_linears([0, -5], 1, (1, 0, 1, 1))

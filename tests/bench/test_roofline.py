@@ -5,7 +5,7 @@ from xml.etree import ElementTree
 import pytest
 
 from slipstream.bench.kernels import Kernel, Row
-from slipstream.bench.roofline import Frame, draw, intensity, page
+from slipstream.bench.roofline import Frame, draw, intensity, page, picture
 from slipstream.bench.samples import gather
 from slipstream.graph.cost import Cost
 from slipstream.machine import Ceilings, Rate
@@ -62,3 +62,10 @@ def test_no_point_leaves_the_frame(x, y):
 
 def test_the_page_holds_its_notes():
     assert "<p>5 &lt; 6</p>" in page("t", [row()], CEILINGS, ["5 < 6"])
+
+
+@pytest.mark.parametrize("weights", [1000, 0])
+def test_the_picture_is_svg_that_stands_alone(weights):
+    root = ElementTree.fromstring(picture("t", [row(weights=weights)], CEILINGS, ["a & b"]))
+    assert root.tag == "{http://www.w3.org/2000/svg}svg"
+    assert root.find("{*}style") is not None and root.findtext("{*}desc") == "a & b"

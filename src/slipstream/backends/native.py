@@ -11,15 +11,17 @@ into chunks, the pages it lies on, the number of threads or the instruction set.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from slipstream.backends import native_adapters
+from slipstream.backends import native_adapters, tuned
 from slipstream.backends.batch import Batch, page_counts_of
 from slipstream.backends.native_module import NativeHandle, NativeKV, native_module
 from slipstream.backends.native_nodes import add_nodes
 from slipstream.backends.native_packed import WeightsSource, load_weights
+from slipstream.backends.tuned import Choices, choices_path
 from slipstream.checkpoint.peft import Adapter
 from slipstream.formats.kv import KVType
 from slipstream.formats.tensor import Tensor
@@ -61,7 +63,8 @@ def compile_native(
     """Packs the weights, assigns activations, fuses, and builds the program.
 
     `settings` are a checkpoint's own `activations` by weight name. `identity` stands for the values
-    of all `weights`: with it, packed weights are kept in the cache and mapped at the next start.
+    of all `weights`: with it, packed weights are kept in the cache and mapped at the next start,
+    and linears of shapes that are new to this machine are timed (`backends.tuned`).
     Each weight is read once, or not at all where its packed form is mapped, and not kept.
     MachineError when the extension module is missing or the instruction set is not to be
     had; ValueError when shapes do not agree.
@@ -71,13 +74,17 @@ def compile_native(
     module = native_module()
     threads = thread_count() if options.threads is None else options.threads
     isa = forced_isa() if options.isa is None else check_isa(options.isa)
+    isa = isa or module.isa_available()[-1]
     kv = options.kv_dtype or graph.kv or "bfloat16"
     graph = replace(graph, kv=kv)
-    builder = module.Builder(threads, isa or module.isa_available()[-1], kv)
+    builder = module.Builder(threads, isa, kv)
     kept = identity if options.keep_packed else None
     packed, source = load_weights(builder, weights, graph.weight_names(), kept)
     graph = fuse(assign_activations(graph, packed.outlines, options.activations, settings))
-    return NativeProgram(graph, add_nodes(builder, graph, packed), source)
+    program = NativeProgram(graph, add_nodes(builder, graph, packed), source)
+    program.plan_linears(choices_path(isa, threads), tune=kept is not None)
+    source.start_writing()  # not while linears are timed
+    return program
 
 
 class NativeProgram:
@@ -88,6 +95,10 @@ class NativeProgram:
         self.graph = graph
         self.weights_source = weights_source
         self._handle = handle
+
+    def plan_linears(self, path: Path, *, tune: bool, redo: bool = False) -> Choices:
+        """See backends.tuned: bits stay as they are, speed may change."""
+        return tuned.plan_linears(self._handle, path, tune=tune, redo=redo)
 
     @property
     def threads(self) -> int:

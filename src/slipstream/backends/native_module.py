@@ -43,6 +43,22 @@ class NativeHandle(Protocol):
         """Pages of each kind of attention."""
         ...
 
+    def linears(self) -> list[tuple[int, str, int]]:
+        """(node, shape, bytes) of each linear."""
+        ...
+
+    def linear_plan(self, node: int, rows: int) -> tuple[int, int, int, int]:
+        """How a linear is computed for so many rows."""
+        ...
+
+    def time_linears(self, nodes: list[int], rows: int, plan: tuple[int, int, int, int]) -> int:
+        """Nanoseconds that the linears take with the plan."""
+        ...
+
+    def plan_linears(self, nodes: list[int], rows: int, plan: tuple[int, int, int, int]) -> None:
+        """Sets the plan for steps of about so many rows."""
+        ...
+
     def input_of(self, node: int) -> tuple[int, bool]:
         """The width of a linear's input, and whether it has only the selected rows."""
         ...

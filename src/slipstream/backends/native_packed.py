@@ -1,7 +1,7 @@
 """Where a program's packed weights come from: the cache of an earlier start, or the model itself.
 
-`backends.native` calls `load_weights`. What was packed is written to the cache by a thread of its
-own while the program already runs; a process that ends first waits for it.
+`backends.native` calls `load_weights`, then `start_writing`. What was packed is written to the
+cache by a thread of its own while the program already runs; a process that ends first waits for it.
 """
 
 import threading
@@ -33,6 +33,11 @@ class WeightsSource:
     path: Path | None = None
     writer: threading.Thread | None = None
 
+    def start_writing(self) -> None:
+        """Begins to write what was packed; `load_weights` leaves it to its caller when."""
+        if self.writer is not None:
+            self.writer.start()
+
     def wait(self) -> None:
         """Returns when what was packed is in the cache, or could not be written."""
         if self.writer is not None:
@@ -61,7 +66,6 @@ def load_weights(
     packed = pack_weights(builder, weights, names)
     kept = packed_weights(builder, packed)
     writer = threading.Thread(target=cache.store, args=(key, kept), name="packed weights")
-    writer.start()
     return packed, WeightsSource("packed", cache.path(key), writer)
 
 

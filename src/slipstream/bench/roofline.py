@@ -65,6 +65,18 @@ def page(title: str, rows: Sequence[Row], ceilings: Ceilings, notes: Sequence[st
 """
 
 
+def picture(title: str, rows: Sequence[Row], ceilings: Ceilings, notes: Sequence[str]) -> str:
+    """The drawing alone, as a file of SVG that carries its style; the notes are its description."""
+    drawing = draw(title, rows, ceilings)
+    if not drawing.startswith("<svg "):
+        drawing = f'<svg viewBox="0 0 {WIDTH} 40"><text x="10" y="25">{drawing[3:-4]}</text></svg>'
+    opening = f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{HEIGHT}" '
+    ground = f'<rect width="{WIDTH}" height="{HEIGHT}" fill="var(--ground)"/>'
+    inside = f"<style>{STYLE}</style>\n<desc>{escape(' '.join(notes))}</desc>\n{ground}"
+    head, _, rest = drawing.removeprefix("<svg ").partition(">")
+    return f"{opening}{head}>\n{inside}{rest}\n"
+
+
 def draw(title: str, rows: Sequence[Row], ceilings: Ceilings) -> str:
     """The SVG element; a sentence instead where no kernel reads weights or keys."""
     lines = _lines_of(rows)

@@ -10,12 +10,14 @@ from rich.console import Console
 from rich.table import Table
 
 from slipstream.backends.native import NativeOptions, NativeProgram, compile_native
+from slipstream.backends.tuned import Choices, choices_path
 from slipstream.bench.kernel_shapes import shaped
 from slipstream.bench.kernels import Row, Steps, Weights, look_at, measure_kernels
-from slipstream.bench.roofline import page
+from slipstream.bench.roofline import page, picture
 from slipstream.cli.answering import KVChoice
 from slipstream.cli.bench import read_activations
 from slipstream.cli.inspect import duration
+from slipstream.cli.inspect_linears import choice_words
 from slipstream.errors import UnsupportedError
 from slipstream.formats.tensor import Affine
 from slipstream.machine import Ceilings, ceilings, forced_isa, machine, thread_count
@@ -54,7 +56,8 @@ def command(  # noqa: PLR0917  each argument is an option of the command line
     activations: Annotated[str, typer.Option(help="auto, int8 or f32")] = "auto",
     kv: KVChoice = None,
     every: Annotated[bool, typer.Option("--all", help="Small operations too.")] = False,
-    plot: Annotated[Path | None, typer.Option(help="Write the roofline as HTML.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Write the roofline: .html or .svg.")] = None,
+    tune: Annotated[bool, typer.Option(help="Choose the linears' plans anew, by timing.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON with raw samples.")] = False,
 ) -> None:
     """Time the kernels inside a model's own steps: GB/s, Gop/s, and the share of the roof.
@@ -63,15 +66,43 @@ def command(  # noqa: PLR0917  each argument is an option of the command line
     """
     options = NativeOptions(threads, read_activations(activations), kv)
     subject = _stored(model, options) if model else _shaped(shape, _format(bits, group), options)
+    if tune:
+        show_choices(tune_linears(subject.program), Console())
+        return
     steps, limits = Steps(_counts(rows), depth, repeats), ceilings()
     measured = measure_kernels(subject.program, subject.weights, steps, limits)
     run = Run(subject.name, depth, options, limits, tuple(measured))
     if plot is not None:
-        plot.write_text(page(f"Kernels of {run.name}", run.rows, run.ceilings, _notes(run)))
+        title, drawn = f"Kernels of {run.name}", plot.suffix == ".svg"
+        plot.write_text((picture if drawn else page)(title, run.rows, run.ceilings, _notes(run)))
     if as_json:
         print(json.dumps(to_json(run), indent=1))
     else:
         show(run, Console(), every)
+
+
+def tune_linears(program: NativeProgram) -> Choices:
+    """Times every shape of the program again, and keeps what was found for later starts."""
+    isa = forced_isa() or machine().isas[-1]
+    return program.plan_linears(choices_path(isa, program.threads), tune=True, redo=True)
+
+
+def show_choices(choices: Choices, console: Console) -> None:
+    """A line for each shape and number of rows."""
+    table = Table(title="Plans of the linears on this machine", title_justify="left")
+    table.add_column("linear", overflow="fold")
+    table.add_column("rows")
+    for heading in ("gain", "±"):
+        table.add_column(heading, justify="right")
+    table.add_column("plan", overflow="fold")
+    for shape, by_rows in choices.items():
+        for rows, choice in by_rows.items():
+            cells = (f"{choice.gain:.0%}", f"{choice.noise:.0%}", choice_words(choice))
+            table.add_row(shape, rows, *cells)
+    console.print(table)
+    console.print(
+        "gain: of the best candidate, in time; ±: how far the default differs from itself."
+    )
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from slipstream.cli.inspect_linears import Linears, linears_of
 from slipstream.cli.inspect_packed import Packed, packed_of
 from slipstream.cli.inspect_rows import Row, Weights, add, look_at, rows_of_kinds, rows_of_nodes
 from slipstream.graph.cost import StepShape, kv_token_bytes
@@ -47,6 +48,7 @@ class Inspection:
     ceilings: Ceilings
     rows: tuple[Row, ...]
     packed: Packed
+    linears: Linears
 
     @property
     def total(self) -> Row:
@@ -87,8 +89,9 @@ def inspect(model: Model, step: StepShape, measure: bool, probe: bool = False) -
     found = ceilings(refresh=probe)
     rows = rows_of_nodes(graph, weights.sizes, step, found, measured_s)
     isa = forced_isa() or machine().isas[-1]
-    packed = packed_of(model)
-    return Inspection(model, graph, weights, step, machine(), isa, found, tuple(rows), packed)
+    packed, linears = packed_of(model), linears_of(isa, thread_count())
+    here = machine()
+    return Inspection(model, graph, weights, step, here, isa, found, tuple(rows), packed, linears)
 
 
 # ---- JSON ----------------------------------------------------------------------------------------
@@ -106,6 +109,7 @@ def to_json(found: Inspection, shown: list[Row]) -> dict[str, Any]:
         "size_bytes": found.weights.size_bytes,
         "formats": [asdict(stored) for stored in found.weights.formats],
         "packed": asdict(found.packed),
+        "linears": found.linears.as_json(),
         "kv_bytes_per_token": kv_token_bytes(found.graph, found.step.kv),
         "machine": {**asdict(found.here), "fingerprint": found.here.fingerprint},
         "isa": found.isa,
@@ -157,6 +161,7 @@ def _facts(found: Inspection) -> Table:
     table.add_row("machine", found.here.describe())
     table.add_row("kernels", f"{found.isa}, {thread_count()} threads")
     table.add_row("packed weights", str(found.packed))
+    table.add_row("linears", str(found.linears))
     return table
 
 

@@ -1,0 +1,65 @@
+"""What `inspect` and `bench kernels` say of the plans of linears that were timed here."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from slipstream.backends.tuned import Choices, choices_path, load
+from slipstream.backends.tuning import Choice, LinearPlan
+from slipstream.machine import tuning_wanted
+
+
+@dataclass(frozen=True)
+class Linears:
+    """The file of choices: every shape that was timed here, of whatever model."""
+
+    path: Path
+    choices: Choices
+    wanted: bool = True
+
+    def __str__(self) -> str:
+        if not self.wanted:
+            return "default plans (SLIPSTREAM_TUNE is 0)"
+        if not self.choices:
+            return "default plans; the first start times them (or: slipstream bench kernels --tune)"
+        timed = [choice for rows in self.choices.values() for choice in rows.values()]
+        chosen = "; ".join(self.chosen()) or "every default stays"
+        return f"{len(timed)} timed on this machine, {chosen}"
+
+    def chosen(self) -> list[str]:
+        """A line for each plan that beat its default."""
+        return [
+            f"{shape}, {rows} rows: {plan_words(choice.plan)} (−{choice.gain:.0%})"
+            for shape, by_rows in self.choices.items()
+            for rows, choice in by_rows.items()
+            if choice.plan is not None
+        ]
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain data."""
+        shapes = {
+            shape: {rows: asdict(choice) for rows, choice in by_rows.items()}
+            for shape, by_rows in self.choices.items()
+        }
+        return {"path": str(self.path), "wanted": self.wanted, "shapes": shapes}
+
+
+def linears_of(isa: str, threads: int) -> Linears:
+    """What is kept for this machine."""
+    path = choices_path(isa, threads)
+    return Linears(path, load(path) or {}, tuning_wanted())
+
+
+def plan_words(plan: LinearPlan) -> str:
+    """``direct 16 rows, ahead 4 KiB, tasks of 128 rows, 8 a thread``."""
+    return (
+        f"direct {plan.direct_rows} rows, ahead {plan.prefetch_bytes / 1024:g} KiB, "
+        f"tasks of {plan.task_rows} rows, {plan.tasks} a thread"
+    )
+
+
+def choice_words(choice: Choice) -> str:
+    """What a race came to, in a cell."""
+    if choice.plan is not None:
+        return plan_words(choice.plan)
+    return f"default ({choice.note})" if choice.note else "default"

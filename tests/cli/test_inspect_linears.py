@@ -1,0 +1,31 @@
+"""What inspect says of timed plans."""
+
+import pytest
+
+from slipstream.backends import tuned
+from slipstream.backends.tuning import ROWS_TIMED, Choice, LinearPlan
+from slipstream.cli.inspect_linears import choice_words, linears_of
+
+PLAN = LinearPlan(8, 1024, 128, 8)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("SLIPSTREAM_CACHE", str(tmp_path))
+    monkeypatch.setenv("SLIPSTREAM_TUNE", "1")
+
+
+def test_what_was_chosen_is_named():
+    path = tuned.choices_path("avx2", 2)
+    stays = Choice(None, 0.01, 0.02, "within the noise")
+    tuned.store(path, {"576 64": dict.fromkeys(ROWS_TIMED, stays) | {"some": Choice(PLAN, 0.1, 0)}})
+    found = linears_of("avx2", 2)
+    assert "3 timed" in str(found) and "576 64, some rows: direct 8 rows" in str(found)
+    assert found.as_json()["shapes"]["576 64"]["some"]["plan"]["direct_rows"] == 8
+    assert choice_words(stays) == "default (within the noise)"
+
+
+def test_nothing_timed_and_tuning_off_are_said(monkeypatch):
+    assert "first start times them" in str(linears_of("avx2", 2))
+    monkeypatch.setenv("SLIPSTREAM_TUNE", "0")
+    assert "SLIPSTREAM_TUNE is 0" in str(linears_of("avx2", 2))
