@@ -6,7 +6,7 @@ import re
 import httpx
 import pytest
 from fakes import FakeProgram, fake_engine, parrot
-from live_server import live, run_async
+from live_server import SlowProgram, live, run_async
 from openai import OpenAI
 
 from slipstream.errors import UnsupportedError
@@ -191,6 +191,42 @@ async def test_equal_requests_at_once_are_computed_once(tmp_path):
     assert outcomes.count("miss") == 1 and set(outcomes) <= {"miss", "shared", "hit"}
     assert len({reply.json()["choices"][0]["message"]["content"] for reply in replies}) == 1
     assert engine.snapshot().answer_tokens_total == 81
+
+
+@run_async
+async def test_what_is_known_needs_no_place_in_a_full_queue(tmp_path):
+    program = SlowProgram(257, parrot("Hi"))
+    limits = AdmissionLimits(queue=0)
+    served = Served("fake", fake_engine(program, max_batch=1), limits, content="abc")
+    catalog = Catalog([served], cache=open_cache(str(tmp_path / "responses.sqlite")))
+    with live(make_server_app(Server(catalog, limits))) as url:
+        async with httpx.AsyncClient(base_url=url, timeout=20) as client:
+
+            def post(prompt, headers=None, **more):
+                body = {**PLAIN, "prompt": prompt, **more}
+                return client.post("/v1/completions", json=body, headers=headers)
+
+            program.gate.release(3)
+            assert outcome(await post("known>")) == "miss"
+            first = asyncio.create_task(post("under way>"))
+            while served.service.requests_open == 0:
+                await asyncio.sleep(0.01)
+            assert outcome(await post("known>")) == "hit"
+            assert outcome(await post("known>", stream=True)) == "hit"
+            second = asyncio.create_task(post("under way>"))
+            no_store = {"Cache-Control": "no-store"}
+            for refused in (
+                await post("new>"),
+                await post("new>", stream=True),
+                await post("new>", temperature=1),
+                await post("known>", no_store),
+                await post("known>", {"Cache-Control": "no-cache"}),
+            ):
+                assert refused.status_code == 429 and int(refused.headers["retry-after"]) >= 1
+            program.gate.release(3)
+            replies = await asyncio.gather(first, second)
+    assert [reply.status_code for reply in replies] == [200, 200]
+    assert outcome(replies[0]) == "miss" and outcome(replies[1]) in ("shared", "hit")
 
 
 def test_the_usual_place_is_in_the_cache_folder(tmp_path, monkeypatch):

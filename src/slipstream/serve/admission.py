@@ -1,7 +1,7 @@
 """Who is let in: everything that can be refused is refused here, before any work is done.
 
 The queue is bounded in requests, prompts and answers in tokens, accounts in tokens a minute. Routes
-call `Admission.admit` before they tokenize; `answering` holds `places` while it is answered.
+call `Served.let_in` before they tokenize; `answering` holds `places` for what is computed.
 """
 
 from collections.abc import Iterator, Sequence
@@ -60,13 +60,18 @@ class Admission:
         self.service = service
         self.limits = limits
         self._batch = service.engine.settings.limits.max_batch
+        self._room = self._batch + limits.queue
+
+    def check_count(self, count: int) -> None:
+        """RequestError for more answers at once than there is ever room for."""
+        room = self._room
+        if count > room:
+            raise RequestError(f"a request may ask for {room} answers at once here, not {count}")
 
     def admit(self, count: int = 1) -> None:
         """OverloadedError unless there is room for `count` more requests right now."""
-        room = self._batch + self.limits.queue
-        open_now = self.service.requests_open
-        if count > room:
-            raise RequestError(f"a request may ask for {room} answers at once here, not {count}")
+        self.check_count(count)
+        room, open_now = self._room, self.service.requests_open
         if open_now + count > room:
             error = OverloadedError(
                 f"{open_now} requests are being served or waiting, the limit is {room}; "

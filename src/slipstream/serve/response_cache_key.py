@@ -22,9 +22,9 @@ SCHEMA = 1  # of the hashed text and of the kept deltas; raise it when either ch
 SAID_ELSEWHERE = frozenset({"seed", "n", "max_tokens", "stop_ids"})
 
 
-def is_deterministic(request: Request) -> bool:
+def is_deterministic(params: SamplingParams) -> bool:
     """Whether asking again must give the same answer: greedy, or drawn with the client's seed."""
-    return request.params.temperature == 0 or request.params.seed is not None
+    return params.temperature == 0 or params.seed is not None
 
 
 def key_of(model: str, request: Request, adapter: str = "") -> str:

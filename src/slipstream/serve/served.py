@@ -24,6 +24,7 @@ from slipstream.serve.logs import log_prompt
 from slipstream.serve.metrics import Metrics
 from slipstream.serve.response_cache import ResponseCache
 from slipstream.serve.response_cache_key import is_deterministic, key_of, model_identity
+from slipstream.serve.response_cache_use import CacheUse
 from slipstream.serve.single_flight import Flights
 
 VERSION = "1"  # where none is said
@@ -128,9 +129,21 @@ class Served:
         finally:
             self.users.leave()
 
+    def let_in(self, count: int, params: SamplingParams, use: CacheUse) -> None:
+        """Refuses `count` answers before any work where there is no room for them: OverloadedError.
+
+        Answers that may be known or under way already need no place, so these go on until that is
+        looked up; `answering` then asks for places for those that must be computed.
+        """
+        known = self.cache is not None or len(self.flights) > 0
+        if known and use.read and is_deterministic(params):
+            self.admission.check_count(count)
+        else:
+            self.admission.admit(count)
+
     def key_of(self, request: Request) -> str | None:
         """What equal requests share; None for a request whose answer is a fresh draw."""
-        if not is_deterministic(request):
+        if not is_deterministic(request.params):
             return None
         return key_of(self._identity, request, self.adapter.content if self.adapter else "")
 

@@ -12,6 +12,7 @@ from slipstream.serve.caller import caller_of
 from slipstream.serve.openai_chat import ChatRequest
 from slipstream.serve.openai_chat_reply import ChatReply
 from slipstream.serve.preparing import prepare
+from slipstream.serve.response_cache_use import use_of
 from slipstream.serve.server import Server
 
 
@@ -23,7 +24,7 @@ def routes(server: Server) -> list[Route]:
         caller = caller_of(http, priority=asked.priority, timeout_s=asked.timeout)
         params, conversation = asked.params(), asked.conversation()
         served = server.catalog.choose(asked.model, caller.account or asked.user or "")
-        served.admission.admit(asked.answers)
+        served.let_in(asked.answers, params, use_of(http))
         codec = served.engine.tokenizer
         ready = await asyncio.to_thread(prepare, codec, served.dialect, conversation, params)
         requests = await served.requests([ready.prompt_ids], ready.params, caller)

@@ -13,6 +13,7 @@ from slipstream.serve.answering import respond
 from slipstream.serve.caller import caller_of
 from slipstream.serve.openai_completion import CompletionRequest
 from slipstream.serve.openai_completion_reply import CompletionReply
+from slipstream.serve.response_cache_use import use_of
 from slipstream.serve.server import Server
 
 
@@ -24,7 +25,7 @@ def routes(server: Server) -> list[Route]:
         caller = caller_of(http, priority=asked.priority, timeout_s=asked.timeout)
         prompts, params = asked.prompts(), asked.params()
         served = server.catalog.choose(asked.model, caller.account or asked.user or "")
-        served.admission.admit(len(prompts) * asked.answers)
+        served.let_in(len(prompts) * asked.answers, params, use_of(http))
         requests = await served.requests(prompts, params, caller)
         codec = served.engine.tokenizer
         reply = CompletionReply(

@@ -24,6 +24,7 @@ from slipstream.serve.ollama_request import (
     ShowRequest,
 )
 from slipstream.serve.preparing import Prepared, plainly, prepare
+from slipstream.serve.response_cache_use import use_of
 from slipstream.serve.served import Served
 from slipstream.serve.server import Server
 
@@ -75,7 +76,7 @@ async def _answered(
     (asked.options or Options()).check_context(served.engine.settings.context)
     if asked.think and not served.dialect.reasons:
         raise RequestError(f"think: '{served.name}' does not reason")
-    served.admission.admit()
+    served.let_in(1, asked.params(), use_of(http))
     ready = await asyncio.to_thread(_prepared, served, asked)
     requests = await served.requests([ready.prompt_ids], ready.params, caller)
     codec: TextCodec = served.engine.tokenizer

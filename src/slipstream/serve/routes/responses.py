@@ -13,6 +13,7 @@ from slipstream.serve.answering import respond
 from slipstream.serve.caller import Caller, caller_of
 from slipstream.serve.preparing import prepare
 from slipstream.serve.replies import Json
+from slipstream.serve.response_cache_use import use_of
 from slipstream.serve.responses_items import Item
 from slipstream.serve.responses_output import OutputItems
 from slipstream.serve.responses_reply import ResponsesReply
@@ -34,9 +35,10 @@ def routes(server: Server) -> list[Route]:
         earlier = _earlier(store, asked, caller)
         conversation = asked.conversation(ITEMS.validate_python(earlier))
         served = server.catalog.choose(asked.model, caller.account or asked.user or "")
-        served.admission.admit()
+        params = asked.params()
+        served.let_in(1, params, use_of(http))
         ready = await asyncio.to_thread(
-            prepare, served.engine.tokenizer, served.dialect, conversation, asked.params()
+            prepare, served.engine.tokenizer, served.dialect, conversation, params
         )
         requests = await served.requests([ready.prompt_ids], ready.params, caller)
         reply = ResponsesReply(
