@@ -146,3 +146,23 @@ def test_wrong_orders_are_refused_before_anything_is_read(tmp_path):
     (tmp_path / "x").write_text("")
     with pytest.raises(ArtifactError):
         command("nothing", tmp_path / "x")
+
+
+def test_an_onnx_folder_has_what_a_program_needs(stories, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    command(str(stories), tmp_path / "out", to="onnx")
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert {"model.onnx", "model.onnx.data", "tokenizer.json"} <= names
+    model = load(stories)
+    ids = np.asarray(model.tokenizer.encode("Once upon a time"), np.int64)
+    feeds = {"input_ids": ids[None], "position_ids": np.arange(len(ids))[None]}
+    feeds["attention_mask"] = np.ones((1, len(ids)), np.int64)
+    for op in model.graph.attentions:
+        for name in ("key", "value"):
+            past = np.zeros((1, op.kv_heads, 0, op.head_dim), np.float32)
+            feeds[f"past_key_values.{op.layer}.{name}"] = past
+    session = onnxruntime.InferenceSession(str(tmp_path / "out" / "model.onnx"))
+    logits = session.run(["logits"], feeds)[0][0]
+    program = compile_reference(model.graph, model.weights)
+    expected = program.step(single(ids.astype(np.int32), all_logits=True), program.new_kv(4))
+    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-3)

@@ -86,7 +86,7 @@ def write_artifact(
     building = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.", suffix=".part"))
     try:
         _write_config(building, config, plan)
-        _write_tokenizer(building, tokenizer, chat_template)
+        write_tokenizer(building, tokenizer, chat_template)
         for name, text in files.items():
             _write_further(building, name, text)
         ShardWriter(building, shard_bytes).write(tensors, plan)
@@ -198,9 +198,10 @@ def _write_config(folder: Path, config: Mapping[str, Any], plan: LayoutPlan | No
     write_json(folder / "config.json", content)
 
 
-def _write_tokenizer(
+def write_tokenizer(
     folder: Path, tokenizer: TokenizerFiles | None, chat_template: str | None
 ) -> None:
+    """tokenizer.json and what goes with it, into an existing folder."""
     if chat_template is not None:
         (folder / "chat_template.jinja").write_text(chat_template, encoding="utf-8")
     if tokenizer is None:

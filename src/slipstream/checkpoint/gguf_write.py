@@ -8,7 +8,7 @@ norms. A file is written whole or not at all, one tensor in memory at a time.
 import os
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,7 +20,7 @@ from slipstream.checkpoint.gguf_config_write import gguf_architecture, gguf_meta
 from slipstream.checkpoint.gguf_names import gguf_names
 from slipstream.errors import MachineError, UnsupportedError
 from slipstream.formats.ggml_write import dense_bytes
-from slipstream.formats.tensor import DenseTensor, Tensor
+from slipstream.formats.tensor import DenseTensor, Tensor, map_arrays
 
 _PAIRED = frozenset(["llama", "smollm3"])  # see `gguf_checkpoint`
 _RAISED = frozenset(["gemma2", "gemma3"])
@@ -137,14 +137,7 @@ def pair_rows(tensor: Tensor, heads: int, name: str) -> Tensor:
     rows = tensor.shape[0]
     if rows % (2 * heads):
         raise UnsupportedError(f"{name} has {rows} rows, which {heads} heads cannot share in pairs")
-    if isinstance(tensor, DenseTensor):
-        return DenseTensor(_paired(tensor.data, heads))
-    return replace(
-        tensor,
-        codes=_paired(tensor.codes, heads),
-        scales=_paired(tensor.scales, heads),
-        offsets=None if tensor.offsets is None else _paired(tensor.offsets, heads),
-    )
+    return map_arrays(tensor, lambda array: _paired(array, heads))
 
 
 def _paired(array: NDArray, heads: int) -> NDArray:

@@ -2,19 +2,22 @@
 
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
+from slipstream.backends.onnx_write import MODEL, write_onnx
+from slipstream.checkpoint.artifact import write_tokenizer
 from slipstream.cli.export_gguf import export_gguf, modelfile
 from slipstream.compress.gguf_round import KINDS
 from slipstream.errors import ArtifactError, UnsupportedError
 from slipstream.models.load import load
 from slipstream.models.model import Model
 
-TARGETS = ("gguf", "modelfile")
+TARGETS = ("gguf", "modelfile", "onnx")
 
 
 def command(  # noqa: PLR0917  each argument is an option of the command line
@@ -28,7 +31,7 @@ def command(  # noqa: PLR0917  each argument is an option of the command line
     tokens: Annotated[int, typer.Option(min=64, help="How much of the text to read.")] = 8192,
     overwrite: Annotated[bool, typer.Option(help="Replace what is at --out.")] = False,
 ) -> None:
-    """Write a model for llama.cpp, Ollama and others.
+    """Write a model for llama.cpp, Ollama, onnxruntime and others.
 
     Example: slipstream export smollm2:135m --to gguf --type q4_k_m -o model.gguf
     """
@@ -42,22 +45,32 @@ def command(  # noqa: PLR0917  each argument is an option of the command line
     loaded = load(model)
     if to == "gguf":
         export_gguf(loaded, out, type, text=text, tokens=tokens, console=console)
+    elif to == "modelfile":
+        _write_folder(out, "Modelfile", lambda to: _modelfile(loaded, to, type, text, tokens))
     else:
-        _export_modelfile(loaded, out, type, text, tokens)
+        _write_folder(out, MODEL, lambda to: _onnx(loaded, to))
     console.print(f"Written: {out}", soft_wrap=True, markup=False)
 
 
-def _export_modelfile(
-    model: Model, folder: Path, type: str, text: Path | None, tokens: int
-) -> None:
-    """A folder with the weights and the Modelfile, whole or not at all."""
-    if folder.exists() and not (folder / "Modelfile").is_file():
-        raise ArtifactError(f"{folder} holds no Modelfile, so it is not overwritten")
+def _modelfile(model: Model, folder: Path, type: str, text: Path | None, tokens: int) -> None:
+    export_gguf(model, folder / "model.gguf", type, text=text, tokens=tokens)
+    (folder / "Modelfile").write_text(modelfile(model, "model.gguf"), encoding="utf-8")
+
+
+def _onnx(model: Model, folder: Path) -> None:
+    write_onnx(model.graph, model.weights, folder)
+    chat = model.tokenizer.chat
+    write_tokenizer(folder, model.tokenizer, None if chat is None else chat.source)
+
+
+def _write_folder(folder: Path, mark: str, fill: Callable[[Path], None]) -> None:
+    """Whole or not at all; a folder that lacks `mark` is not one of ours, and stays."""
+    if folder.exists() and not (folder / mark).is_file():
+        raise ArtifactError(f"{folder} holds no {mark}, so it is not overwritten")
     folder.parent.mkdir(parents=True, exist_ok=True)
     building = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.", suffix=".part"))
     try:
-        export_gguf(model, building / "model.gguf", type, text=text, tokens=tokens)
-        (building / "Modelfile").write_text(modelfile(model, "model.gguf"), encoding="utf-8")
+        fill(building)
         building.chmod(0o755)
         if folder.exists():
             shutil.rmtree(folder)

@@ -92,7 +92,7 @@ VERBS: dict[str, Verb] = {
     ),
     "export": Verb(
         "slipstream.cli.export",
-        "Write a model for llama.cpp, Ollama and others.",
+        "Write a model for llama.cpp, Ollama, onnxruntime and others.",
         "slipstream export smollm2:135m --to gguf --type q4_k_m -o model.gguf",
     ),
     "evaluate": Verb(
