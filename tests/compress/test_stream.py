@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,10 @@ from slipstream.backends.batch import single
 from slipstream.backends.reference import compile_reference
 from slipstream.compress.carry_out import carry_out, check_memory, memory_needed, run_folder
 from slipstream.compress.chain import read_chain
-from slipstream.compress.passes.quantizers import Gptq, Rtn
+from slipstream.compress.passes.awq import Awq
+from slipstream.compress.passes.mixed import Mixed
+from slipstream.compress.passes.quantizers import Gptq, Imatrix, Rtn, SignRound
+from slipstream.compress.preview import method_operations
 from slipstream.compress.stages import stage_graph, stages_of, with_rows
 from slipstream.compress.store import StoredTensors, save_tensors
 from slipstream.compress.stream import stream
@@ -220,3 +224,28 @@ def test_stored_tensors_come_back_as_they_were(tmp_path: Path) -> None:
     assert stored.facts == [{"first": 1}, {"second": 2}]
     for name, tensor in tensors.items():
         assert np.array_equal(stored[name].dequantize(), tensor.dequantize())
+
+
+@pytest.mark.parametrize("method", [Gptq, SignRound, Imatrix, Awq])
+def test_what_is_held_stays_within_what_was_predicted(method: type, tmp_path: Path) -> None:
+    shape = {"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 1}
+    edition = tiny_llama.edition(**shape)
+    drive = tiny_llama.drive(tmp_path, count=4, length=64)
+    shapes = {name: edition.weights[name].shape for name in edition.graph.weight_names()}
+    predicted = memory_needed(edition.graph, shapes, 4 * 64)
+    steps = {"steps": 2} if method in (SignRound, Awq) else {}
+    tracemalloc.start()
+    try:
+        method(bits=4, group=32, **steps).run(edition, drive)
+        held = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert held < predicted < 4 * held
+
+
+def test_a_preview_counts_what_methods_do_beyond_a_calibrated_rounding() -> None:
+    edition = tiny_llama.edition()
+    assert method_operations(Gptq(), edition) == 0
+    twice = method_operations(SignRound(steps=20), edition)
+    assert twice == 2 * method_operations(SignRound(steps=10), edition) > 0
+    assert method_operations(Mixed(size_mb=1), edition) > 0

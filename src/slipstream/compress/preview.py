@@ -9,9 +9,12 @@ from dataclasses import dataclass, replace
 
 from slipstream.compress.carry_out import memory_needed
 from slipstream.compress.chain import Chain
+from slipstream.compress.passes.mixed import Mixed
+from slipstream.compress.passes.quantizers import SignRound
+from slipstream.compress.passes.sensitivity import PROBE_TOKENS
 from slipstream.compress.passes.trained import Trained, numbers_of, training_bytes
 from slipstream.compress.recipe import format_label
-from slipstream.compress.work import Edition, flat, roles_of
+from slipstream.compress.work import Edition, Pass, flat, roles_of
 from slipstream.formats.tensor import DenseTensor, Tensor
 from slipstream.graph.cost import StepShape, predict_s, step_cost
 from slipstream.graph.graph import Graph
@@ -55,6 +58,7 @@ def preview(chain: Chain, edition: Edition, ceilings: Ceilings | None) -> Previe
     for one in chain.passes:
         if one.calibrated:
             operations += calibration_operations(after, chain.calibration.tokens)
+        operations += method_operations(one, after)
         if isinstance(one, Trained):
             operations += training_operations(before, after, one)
             needed = max(needed, training_bytes(before, after, one))
@@ -130,6 +134,18 @@ def calibration_operations(edition: Edition, tokens: int) -> float:
     for out, width in widths.values():
         total += 2.0 * out * width * (2 * tokens + 2 * width) + 2.0 * width * width * tokens / 3
     return total
+
+
+def method_operations(one: Pass, edition: Edition) -> float:
+    """What a method does beyond a calibrated rounding: `mixed` runs the model once for each
+    matrix, half of it on average; `signround` multiplies by H in each step.
+    """
+    shapes = [edition.weights[name].shape for name in roles_of(edition.graph)]
+    if isinstance(one, Mixed):
+        return len(shapes) * PROBE_TOKENS * float(sum(out * width for out, width in shapes))
+    if isinstance(one, SignRound):
+        return 2.0 * one.steps * float(sum(out * width * width for out, width in shapes))
+    return 0.0
 
 
 def training_operations(teacher: Edition, student: Edition, options: Trained) -> float:

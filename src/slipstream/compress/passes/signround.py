@@ -21,7 +21,8 @@ from slipstream.formats.tensor import Affine, AffineTensor
 F32 = NDArray[np.float32]
 
 _SPANS = (0.5, 1.1)  # where α and β stay: minmax spans, shrunk or a little wider
-_ROWS_BYTES = 64 << 20  # of one temporary
+_PIECE_BYTES = 1 << 20  # of one temporary, of which there are a dozen
+_ROWS_LEAST = 256  # learned at a time: each step reads all of H
 
 
 @dataclass
@@ -64,7 +65,7 @@ def learn_rounding(weight: F32, hessian: F32, format: Affine, steps: int = 100) 
     """float32 [O, I], H [I, I] → codes and scales, after `steps` steps."""
     grid = fit_grid(weight, format, "minmax")
     codes = np.empty(weight.shape, np.float32)
-    at_once = max(1, _ROWS_BYTES // (4 * weight.shape[1]))
+    at_once = max(_ROWS_LEAST, _PIECE_BYTES // (4 * weight.shape[1]))
     for start in range(0, len(weight), at_once):
         rows = slice(start, start + at_once)
         best = _learn(weight[rows], hessian, format, grid.scale.shape[1], steps)
