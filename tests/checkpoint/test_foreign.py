@@ -15,9 +15,11 @@ import pytest
 
 from slipstream.checkpoint.folder import CODECS, FolderCheckpoint
 from slipstream.checkpoint.foreign import ForeignReader
+from slipstream.checkpoint.gptq_write import common_format, encode
 from slipstream.checkpoint.safetensors_write import write_safetensors
 from slipstream.errors import FileFormatError, SlipstreamError, UnsupportedError
-from slipstream.formats.tensor import AffineTensor, DenseTensor
+from slipstream.formats.affine import quantize_affine
+from slipstream.formats.tensor import Affine, AffineTensor, DenseTensor
 
 X = "model.layers.0.mlp.up_proj"
 AWQ_ORDER = [0, 2, 4, 6, 1, 3, 5, 7]
@@ -81,6 +83,39 @@ def test_gptq_is_read_without_loss(bits, group, layout, shift, sym):
     assert isinstance(tensor, AffineTensor) and tensor.format.bits == bits
     assert tensor.format.zero == ("symmetric" if sym else "zero_point")
     assert np.array_equal(tensor.dequantize(), values)
+
+
+@pytest.mark.parametrize("sym", [False, True])
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+def test_gptq_is_written_as_it_was_read(bits, sym):
+    arrays, _ = gptq(bits, 32, sym=sym)
+    tensor = read(arrays, quant_method="gptq", bits=bits)
+    written = encode("gptq", f"{X}.weight", tensor)
+    assert written.keys() == {f"{X}.{part}" for part in arrays}
+    for part, array in arrays.items():
+        assert written[f"{X}.{part}"].dtype == array.dtype
+        assert np.array_equal(written[f"{X}.{part}"], array), part
+
+
+def test_awq_is_written_as_it_was_read():
+    arrays, _ = awq()
+    written = encode("awq", f"{X}.weight", read(arrays, quant_method="awq"))
+    assert written.keys() == {f"{X}.{part}" for part in arrays}
+    assert all(np.array_equal(written[f"{X}.{part}"], array) for part, array in arrays.items())
+
+
+def test_formats_that_these_libraries_lack_are_refused_with_the_cure():
+    weight = np.random.default_rng(0).normal(size=(32, 64)).astype(np.float32)
+    forms = [Affine(4, 32), Affine(4, 64), Affine(8, 32), Affine(4, 32, "minimum")]
+    made = [quantize_affine(weight, form) for form in forms]
+    names = [f"model.layers.{layer}.mlp.up_proj.weight" for layer in range(2)]
+    for library, pair in (("gptq", made[:2]), ("gptq", made[3:]), ("awq", made[2:3])):
+        tensors = dict(zip(names, pair, strict=False))
+        with pytest.raises(UnsupportedError, match="slipstream quantize"):
+            common_format(library, tensors)
+    fine = quantize_affine(weight / 3, Affine(4, 32), "float32")
+    with pytest.raises(UnsupportedError, match="float16 does not hold"):
+        encode("gptq", names[0], fine)
 
 
 def test_gptq_without_its_order_is_in_order_and_dynamic_bits_are_seen():

@@ -12,10 +12,13 @@ import pytest
 
 from slipstream.backends.batch import single
 from slipstream.backends.reference import compile_reference
+from slipstream.checkpoint.artifact import write_artifact
 from slipstream.cli.export import command
 from slipstream.cli.export_gguf import export_gguf
 from slipstream.compress.gguf_round import KINDS
 from slipstream.errors import ArtifactError, UnsupportedError
+from slipstream.formats.affine import quantize_affine
+from slipstream.formats.tensor import Affine
 from slipstream.models.load import load
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -166,3 +169,34 @@ def test_an_onnx_folder_has_what_a_program_needs(stories, tmp_path):
     program = compile_reference(model.graph, model.weights)
     expected = program.step(single(ids.astype(np.int32), all_logits=True), program.new_kv(4))
     np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("library", ["gptq", "awq"])
+def test_a_quantized_artifact_becomes_a_folder_of_others(stories, tmp_path, library):
+    model = load(stories)
+    tensors = {
+        name: quantize_affine(tensor.dequantize(), Affine(4, None, "zero_point"))
+        if ".self_attn." in name
+        else tensor
+        for name in model.checkpoint.names()
+        for tensor in (model.checkpoint.tensor(name),)
+    }
+    write_artifact(
+        tmp_path / "in", config=model.checkpoint.config, tensors=tensors, tokenizer=model.tokenizer,
+        chat_template=None, manifest={}, activations={},
+    )  # fmt: skip
+    command(str(tmp_path / "in"), tmp_path / "out", to=library)
+    before, after = load(tmp_path / "in"), load(tmp_path / "out")
+    for name in before.weights:
+        values = before.weights[name].dequantize()
+        if ".self_attn." not in name:
+            values = values.astype(np.float16)
+        assert np.array_equal(after.weights[name].dequantize(), values), name
+    assert after.tokenizer.encode("Once") == before.tokenizer.encode("Once")
+    settings = json.loads((tmp_path / "out" / "config.json").read_text())["quantization_config"]
+    named = {"gptq": "GPTQConfig", "awq": "AwqConfig"}[library]
+    theirs = getattr(pytest.importorskip("transformers"), named)
+    method = settings.pop("quant_method")
+    assert theirs(**settings).bits == 4 and method == library
+    with pytest.raises(UnsupportedError, match="this one has none"):
+        command(str(stories), tmp_path / "dense", to=library)

@@ -11,7 +11,7 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 from slipstream.checkpoint.checkpoint import TokenizerData
 from slipstream.checkpoint.gguf_checkpoint import GGUFCheckpoint
 from slipstream.checkpoint.gguf_write import GGUFContent, write_gguf
-from slipstream.cli.export_gguf import _check, _Stored, export_gguf, modelfile
+from slipstream.cli.export_gguf import StoredTensors, _check, export_gguf, modelfile
 from slipstream.compress.gguf_round import GGUFEncoder
 from slipstream.errors import UnsupportedError
 from slipstream.models.model import Model
@@ -57,7 +57,7 @@ def model_of(tiny, tokenizer) -> Model:
 
 def write(tiny, path: Path, kind: str = "f32") -> Model:
     model = model_of(tiny, None)
-    tensors = _Stored(model)
+    tensors = StoredTensors(model)
     tied = not any(name.startswith("lm_head") for name in tensors)
     encoder = GGUFEncoder(kind, len(model.graph.attentions), tied)
     content = GGUFContent(model.checkpoint.config, tensors, {})
@@ -73,7 +73,7 @@ def test_graph_and_weights_come_back_to_the_bit(tiny_of, tmp_path, name):
     blueprint = blueprint_of(read.config)
     assert blueprint.graph.context <= model.graph.context
     names = sorted(set(read.names()))
-    assert names == sorted(_Stored(model))
+    assert names == sorted(StoredTensors(model))
     for stored in names:
         expected = model.checkpoint.tensor(stored).dequantize()
         found = read.tensor(stored).dequantize()

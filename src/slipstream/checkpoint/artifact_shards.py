@@ -1,9 +1,9 @@
 """The weights of an artifact on their way into files: one, or numbered shards with their index.
 
-`artifact.write_artifact` calls this; tensors are read and encoded one after the other.
+`artifact.write_artifact` and `gptq_write` call this; tensors are read one after the other.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,8 @@ from slipstream.checkpoint.json_write import write_json
 from slipstream.checkpoint.safetensors_write import write_safetensors
 from slipstream.formats.tensor import Tensor
 
+Encode = Callable[[str, Tensor], dict[str, NDArray]]  # the arrays that stand for one tensor
+
 
 @dataclass
 class ShardWriter:
@@ -23,12 +25,16 @@ class ShardWriter:
     shard_bytes: int
 
     def write(self, tensors: Mapping[str, Tensor], plan: LayoutPlan | None) -> None:
+        """In the compressed-tensors layout."""
+        self.write_encoded(tensors, lambda name, tensor: encode(name, tensor, plan))
+
+    def write_encoded(self, tensors: Mapping[str, Tensor], encode: Encode) -> None:
         """One ``model.safetensors``, or numbered shards with their index."""
         shards: list[list[str]] = []
         total = held_bytes = 0
         held: dict[str, NDArray] = {}
         for name in sorted(tensors):
-            arrays = encode(name, tensors[name], plan)
+            arrays = encode(name, tensors[name])
             size = sum(array.nbytes for array in arrays.values())
             if held and held_bytes + size > self.shard_bytes:
                 shards.append(self._flush(held, len(shards)))

@@ -11,13 +11,14 @@ from rich.console import Console
 
 from slipstream.backends.onnx_write import MODEL, write_onnx
 from slipstream.checkpoint.artifact import write_tokenizer
-from slipstream.cli.export_gguf import export_gguf, modelfile
+from slipstream.checkpoint.gptq_write import SETTINGS, Library, write_gptq
+from slipstream.cli.export_gguf import StoredTensors, export_gguf, modelfile
 from slipstream.compress.gguf_round import KINDS
 from slipstream.errors import ArtifactError, UnsupportedError
 from slipstream.models.load import load
 from slipstream.models.model import Model
 
-TARGETS = ("gguf", "modelfile", "onnx")
+TARGETS = ("gguf", "modelfile", "gptq", "awq", "onnx")
 
 
 def command(  # noqa: PLR0917  each argument is an option of the command line
@@ -47,8 +48,11 @@ def command(  # noqa: PLR0917  each argument is an option of the command line
         export_gguf(loaded, out, type, text=text, tokens=tokens, console=console)
     elif to == "modelfile":
         _write_folder(out, "Modelfile", lambda to: _modelfile(loaded, to, type, text, tokens))
-    else:
+    elif to == "onnx":
         _write_folder(out, MODEL, lambda to: _onnx(loaded, to))
+    else:
+        library: Library = "gptq" if to == "gptq" else "awq"
+        _write_folder(out, SETTINGS, lambda to: _gptq(loaded, library, to))
     console.print(f"Written: {out}", soft_wrap=True, markup=False)
 
 
@@ -59,6 +63,15 @@ def _modelfile(model: Model, folder: Path, type: str, text: Path | None, tokens:
 
 def _onnx(model: Model, folder: Path) -> None:
     write_onnx(model.graph, model.weights, folder)
+    _tokenizer(model, folder)
+
+
+def _gptq(model: Model, library: Library, folder: Path) -> None:
+    write_gptq(folder, library, model.checkpoint.config, StoredTensors(model))
+    _tokenizer(model, folder)
+
+
+def _tokenizer(model: Model, folder: Path) -> None:
     chat = model.tokenizer.chat
     write_tokenizer(folder, model.tokenizer, None if chat is None else chat.source)
 

@@ -31,7 +31,7 @@ CHUNK = 512
 
 
 @dataclass(frozen=True)
-class _Stored(Mapping[str, Tensor]):
+class StoredTensors(Mapping[str, Tensor]):
     """A checkpoint's own tensors: whole, under Hugging Face's names."""
 
     model: Model
@@ -68,7 +68,7 @@ def export_gguf(
     Before the file takes its name it is read back: UnsupportedError unless its graph is the
     model's. `text` weights the errors by the importance of inputs measured on it.
     """
-    tensors = _Stored(model)
+    tensors = StoredTensors(model)
     importance = {} if text is None else measured_importance(model, text, tokens)
     config = model.checkpoint.config
     layers = len(model.graph.attentions)
