@@ -16,7 +16,7 @@ from slipstream.serve.tools.events import (
     Said,
     Thought,
 )
-from slipstream.serve.tools.formats import FORMATS, HERMES, LLAMA3, MISTRAL, MISTRAL_ARGS, Tool
+from slipstream.serve.tools.formats import HERMES, LLAMA3, MISTRAL, MISTRAL_ARGS, Tool
 
 TOOLS = (Tool("f", {}, {}), Tool("get_weather", {}, {}))
 
@@ -152,7 +152,7 @@ fragments = st.sampled_from([" ", "\n", *FRAGMENTS.split()])
 
 
 @given(
-    form=st.sampled_from(list(FORMATS.values())),
+    form=st.sampled_from([HERMES, LLAMA3, MISTRAL, MISTRAL_ARGS]),
     parts=st.lists(fragments, max_size=12),
     cuts=st.lists(st.integers(0, 300), max_size=20),
     inside=st.none() | st.booleans(),
@@ -189,7 +189,7 @@ objects = st.dictionaries(st.text(max_size=6), values, max_size=4)
     calls=st.lists(
         st.tuples(st.sampled_from(["f", "get_weather"]), objects), min_size=1, max_size=3
     ),
-    form=st.sampled_from(list(FORMATS.values())),
+    form=st.sampled_from([HERMES, LLAMA3, MISTRAL, MISTRAL_ARGS]),
     ascii_only=st.booleans(),
 )
 def test_calls_written_in_any_format_are_read_back(calls, form, ascii_only):

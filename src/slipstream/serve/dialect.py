@@ -30,8 +30,14 @@ class Dialect:
     template: str
     token_ids: Mapping[str, int]
 
+    @property
+    def speaks_in_channels(self) -> bool:
+        """Whether every answer comes in channels, which mark its reasoning and its calls."""
+        return self.tools is not None and self.tools.speaks_in_channels
+
     def hidden_markers(self, *, calls: bool, thoughts: bool) -> bool:
         """Whether control tokens mark its calls, or its thoughts: plain text leaves them out."""
+        calls = calls or self.speaks_in_channels
         marked = calls and self.tools is not None and self.tools.syntax.opener in self.token_ids
         return marked or (thoughts and CLOSE in self.token_ids)
 

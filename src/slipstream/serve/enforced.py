@@ -30,6 +30,11 @@ def enforced(
     must_call = asked.choice == "required" and bool(tools)
     if asked.grammar is None and not must_call:
         return None
+    if dialect.speaks_in_channels:
+        raise UnsupportedError(
+            "response_format, grammars and a tool_choice that must be met are not enforced on "
+            "models that answer in channels; leave them out"
+        )
     if not thinks and not tools:
         return asked.grammar
     rules: list[str] = []

@@ -36,7 +36,7 @@ def prepare(
     TemplateError, UnsupportedError and RequestError say what the model or its template refuses.
     """
     tools = asked.callable_tools
-    form = dialect.tool_format() if tools else None
+    form = dialect.tool_format() if tools or dialect.speaks_in_channels else None
     text = _rendered(codec, dialect, asked)
     inside = dialect.reasons and text.rstrip().endswith(OPEN)
     thinks = dialect.reasons and not text.rstrip().endswith(CLOSE)

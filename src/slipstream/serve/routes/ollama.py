@@ -74,7 +74,8 @@ async def _answered(
     if empty:
         return JSONResponse(loaded(asked.model, chat))
     (asked.options or Options()).check_context(served.engine.settings.context)
-    if asked.think and not served.dialect.reasons:
+    reasons = served.dialect.reasons or served.dialect.speaks_in_channels
+    if asked.think and not reasons:
         raise RequestError(f"think: '{served.name}' does not reason")
     served.let_in(1, asked.params(), use_of(http))
     ready = await asyncio.to_thread(_prepared, served, asked)

@@ -12,7 +12,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from slipstream.errors import UnsupportedError
 from slipstream.serve.tools.call_parser import CallParser, Syntax
+from slipstream.serve.tools.harmony_parser import HarmonyParser, HarmonySyntax
+from slipstream.serve.tools.tag_parser import TagParser, TagSyntax
+from slipstream.serve.tools.tool import Tool
+
+__all__ = ["FORMATS", "Tool", "ToolFormat", "format_of", "knows_tools", "lark_json"]
 
 Json = dict[str, Any]
 
@@ -20,15 +26,6 @@ NO_PARAMETERS: Json = {"type": "object", "properties": {}, "additionalProperties
 SHORT_ID = string.ascii_letters + string.digits  # Mistral's templates want 9 of these
 WHITE_SPACE = r"(\n[ ]{0,32}|[ ]?)"
 OTHER_TAGS = ("<function=", "<arg_key>", "<invoke", "<parameter", "<tool_name>")
-
-
-@dataclass(frozen=True)
-class Tool:
-    """A function that the model may call. `spec` is the client's own object, for templates."""
-
-    name: str
-    parameters: Json
-    spec: Json
 
 
 @dataclass(frozen=True)
@@ -41,7 +38,7 @@ class ToolFormat:
     """
 
     name: str
-    syntax: Syntax
+    syntax: Syntax | TagSyntax | HarmonySyntax
     before: str = ""
     between: str = ""
     after: str = ""
@@ -55,9 +52,20 @@ class ToolFormat:
         listed = (self.syntax.opener, self.syntax.closer, "[ARGS]")
         return tuple(marker for marker in listed if marker)
 
-    def parser(self, tools: Sequence[Tool]) -> CallParser:
+    @property
+    def speaks_in_channels(self) -> bool:
+        """Whether every answer is in this format, with its reasoning, also without tools."""
+        return isinstance(self.syntax, HarmonySyntax)
+
+    def parser(self, tools: Sequence[Tool]) -> CallParser | TagParser | HarmonyParser:
         """A parser for one answer."""
-        return CallParser(self.syntax, frozenset(tool.name for tool in tools))
+        match self.syntax:
+            case Syntax() as syntax:
+                return CallParser(syntax, frozenset(tool.name for tool in tools))
+            case TagSyntax() as syntax:
+                return TagParser(syntax, tools)
+            case HarmonySyntax():
+                return HarmonyParser(tools)
 
     def call_id(self) -> str:
         """An id for one call."""
@@ -68,8 +76,14 @@ class ToolFormat:
     def rules(self, tools: Sequence[Tool], token_ids: Mapping[str, int], parallel: bool) -> str:
         """Rules in Lark's notation whose symbol ``calls`` is one call, or several if `parallel`.
 
-        `token_ids`: markers that are tokens of their own.
+        `token_ids`: markers that are tokens of their own. UnsupportedError for formats whose calls
+        are not JSON.
         """
+        if not isinstance(self.syntax, Syntax):
+            raise UnsupportedError(
+                f"tools: calls in the format '{self.name}' cannot be enforced here; leave "
+                "tool_choice at 'auto', and give no response_format or grammar beside tools"
+            )
         calls = " | ".join(f"call_{place}" for place in range(len(tools)))
         parts = [self._literal(text, token_ids) for text in (self.before, self.between, self.after)]
         before, between, after = (part and f" {part} " for part in parts)
@@ -126,7 +140,39 @@ MISTRAL_ARGS = ToolFormat(
     call_tail="",
     short_ids=True,
 )
-FORMATS = {one.name: one for one in (HERMES, LLAMA3, MISTRAL, MISTRAL_ARGS)}
+QWEN_CODER = ToolFormat(
+    "qwen3-coder",
+    TagSyntax(
+        opener="<tool_call>",
+        closer="</tool_call>",
+        lead="<function=",
+        head=">",
+        key_open="<parameter=",
+        key_close=">",
+        value_open="",
+        value_close="</parameter>",
+        call_close="</function>",
+        newlines=True,
+    ),
+)
+GLM = ToolFormat(
+    "glm",
+    TagSyntax(
+        opener="<tool_call>",
+        closer="</tool_call>",
+        lead="",
+        head="",
+        key_open="<arg_key>",
+        key_close="</arg_key>",
+        value_open="<arg_value>",
+        value_close="</arg_value>",
+        call_close="</tool_call>",
+    ),
+)
+HARMONY = ToolFormat("harmony", HarmonySyntax())
+FORMATS = {
+    one.name: one for one in (HERMES, LLAMA3, MISTRAL, MISTRAL_ARGS, QWEN_CODER, GLM, HARMONY)
+}
 
 
 def lark_json(schema: Json) -> str:
@@ -146,6 +192,12 @@ def format_of(template: str) -> ToolFormat | None:
     """
     if "[TOOL_CALLS]" in template:
         return MISTRAL_ARGS if "[ARGS]" in template else MISTRAL
+    if "<|channel|>" in template and "<|message|>" in template and "to=assistant" in template:
+        return HARMONY
+    if "<tool_call>" in template and "<function=" in template and "<parameter=" in template:
+        return QWEN_CODER
+    if "<tool_call>" in template and "<arg_key>" in template and "<arg_value>" in template:
+        return GLM
     if "<tool_call>" in template and not any(tag in template for tag in OTHER_TAGS):
         return HERMES
     if '"parameters": ' in template and "<|start_header_id|>" in template:
