@@ -19,6 +19,7 @@ from slipstream.checkpoint.gptq_write import common_format, encode
 from slipstream.checkpoint.safetensors_write import write_safetensors
 from slipstream.errors import FileFormatError, SlipstreamError, UnsupportedError
 from slipstream.formats.affine import quantize_affine
+from slipstream.formats.codebook import Codebook, CodebookTensor
 from slipstream.formats.tensor import Affine, AffineTensor, DenseTensor
 
 X = "model.layers.0.mlp.up_proj"
@@ -204,10 +205,17 @@ def test_fp8_with_powers_of_two_is_exact():
     assert np.array_equal(tensor.dequantize(), codes.astype(np.float32) / 8)
 
 
+NF4 = np.array([
+    -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022823334,
+    -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224,
+    0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0,
+], np.float32)  # fmt: skip
+
+
 def bnb4(rows: int, width: int, block: int, nested: bool, kind: str = "nf4"):
     rng = np.random.default_rng(width)
     codes = rng.integers(0, 16, rows * width)
-    table = np.sort(rng.uniform(-1, 1, 16)).astype(np.float32)
+    table = NF4 if kind == "nf4" else np.sort(rng.uniform(-1, 1, 16)).astype(np.float32)
     blocks = -(-rows * width // block)
     state: dict[str, Any] = {"quant_type": kind, "blocksize": block, "dtype": "float16", "shape": [rows, width]}  # fmt: skip
     arrays = {"weight": (codes[::2] << 4 | codes[1::2]).astype(np.uint8).reshape(-1, 1), "weight.quant_map": table}  # fmt: skip
@@ -233,7 +241,13 @@ def test_bitsandbytes_4_bits_are_read(kind, width, nested):
     arrays, values = bnb4(10, width, 64, nested, kind)
     tensor = read(arrays, quant_method="bitsandbytes", load_in_4bit=True)
     assert tensor.shape == (10, width)
-    assert np.array_equal(tensor.dequantize().astype(np.float16), values.astype(np.float16))
+    if (kind, width) == ("nf4", 128):
+        assert isinstance(tensor, CodebookTensor) and tensor.format == Codebook("nf4", 64)
+        reach = np.abs(values).reshape(10, -1, 64).max(axis=-1).repeat(64, axis=1)
+        assert (np.abs(tensor.dequantize() - values) <= reach * 0.0045).all()
+    else:
+        assert isinstance(tensor, DenseTensor)
+        assert np.array_equal(tensor.data, values.astype(np.float16))
 
 
 def test_bitsandbytes_int8_is_read_as_rows():
@@ -313,3 +327,19 @@ def test_damaged_parts_are_read_or_refused_in_words(sample):
             assert X in str(error)
             refused += 1
     assert refused > 20
+
+
+def test_strange_settings_are_read_or_refused_in_words():
+    values = [None, True, 0, 1, 4, -1, 2**70, 0.5, "", "gptq", "gemm", "e4m3", [], [1, 2], {}, {"a": 1}]  # fmt: skip
+    keys = ["bits", "checkpoint_format", "dynamic", "version", "fmt", "weight_block_size", "desc_act"]  # fmt: skip
+    refused = 0
+    for seed in range(1000):
+        draw = random.Random(seed)
+        settings = {key: draw.choice(values) for key in draw.sample(keys, 3)}
+        for method in CODECS:
+            try:
+                assert CODECS[method](settings).marks
+            except SlipstreamError as error:
+                assert str(error)
+                refused += 1
+    assert 500 < refused < 5000

@@ -6,7 +6,9 @@
             X.weight.quant_map f32 [16] · X.weight.quant_state.bitsandbytes__nf4, JSON as bytes
     int8    X.weight int8 [O, I] · X.SCB f32 [O], the largest value of each row
 
-A value is table[code] · absmax, and code · SCB / 127. `folder` reads through this codec.
+A value is table[code] · absmax, and code · SCB / 127. NF4 becomes our codebook, whose levels are
+rounded to int8 (0.0013 of absmax, root mean square; see `formats.codebook`); FP4, and rows that its
+blocks do not divide, become dense, as bitsandbytes dequantizes. `folder` reads through this codec.
 
 Legend: O outputs, I inputs.
 """
@@ -22,6 +24,7 @@ from numpy.typing import NDArray
 from slipstream.checkpoint.foreign import Module
 from slipstream.checkpoint.json_file import parse_object
 from slipstream.errors import UnsupportedError
+from slipstream.formats.codebook import NF4_UNIT, Codebook, CodebookTensor
 from slipstream.formats.nibbles import unpack_nibbles
 from slipstream.formats.tensor import Affine, AffineTensor, DenseTensor, Tensor
 
@@ -30,6 +33,7 @@ STATES = tuple(f"weight.quant_state.bitsandbytes__{kind}" for kind in KINDS)
 DTYPES = {"float16": np.float16, "bfloat16": ml_dtypes.bfloat16, "float32": np.float32}
 LARGEST_STATE = 1 << 16
 NESTED_MAP = 256
+SMALLEST_GROUP = 16
 
 
 @dataclass(frozen=True)
@@ -84,8 +88,17 @@ def _four_bits(module: Module) -> Tensor:
     table = module.scales("weight.quant_map", (16,)).astype(np.float32)
     largest = _largest(module, state, math.ceil(rows * width / state.block))
     swapped = packed.reshape(-1)
-    codes = unpack_nibbles((swapped << np.uint8(4)) | (swapped >> np.uint8(4)))
-    return _dense(module, state, table[codes], largest)
+    swapped = (swapped << np.uint8(4)) | (swapped >> np.uint8(4))
+    if width % state.block == 0 and state.block % SMALLEST_GROUP == 0 and _is_nf4(table):
+        scales = (largest / np.float32(NF4_UNIT)).reshape(rows, -1)
+        return CodebookTensor(Codebook("nf4", state.block), swapped.reshape(rows, -1), scales)
+    return _dense(module, state, table[unpack_nibbles(swapped)], largest)
+
+
+def _is_nf4(table: NDArray[np.float32]) -> bool:
+    """Whether our levels are this table, rounded."""
+    levels = Codebook("nf4", None).levels
+    return bool(np.abs(table * NF4_UNIT - levels).max() <= 0.5)
 
 
 def _dense(

@@ -91,7 +91,7 @@ def read_gptq(settings: Mapping[str, Any]) -> GPTQ:
     """The codec that a ``quantization_config`` of GPTQ asks for; UnsupportedError for the rest."""
     layout = settings.get("checkpoint_format") or "gptq"
     shifts = {"gptq": 1, "gptq_v2": 0}
-    if layout not in shifts:
+    if not isinstance(layout, str) or layout not in shifts:
         raise UnsupportedError(
             f"GPTQ weights in the layout {str(layout)[:40]!r} are packed for one kind of GPU: use a"
             " checkpoint in the layout gptq or gptq_v2"

@@ -19,7 +19,7 @@ from slipstream.checkpoint.gptq import AWQ_ORDER
 from slipstream.checkpoint.json_write import write_json
 from slipstream.errors import UnsupportedError
 from slipstream.formats.nibbles import unpack_nibbles
-from slipstream.formats.tensor import Affine, AffineTensor, Tensor
+from slipstream.formats.tensor import Affine, AffineTensor, DenseTensor, Tensor
 
 Library = Literal["gptq", "awq"]
 SETTINGS = "quantize_config.json"  # where older loaders look for what config.json says
@@ -50,9 +50,13 @@ def common_format(library: Library, tensors: Mapping[str, Tensor]) -> Affine:
     zeros: set[str] = set()
     for name in tensors:
         tensor = tensors[name]
-        if isinstance(tensor, AffineTensor) and _is_linear(name):
+        if isinstance(tensor, DenseTensor) or not _is_linear(name):
+            continue
+        if isinstance(tensor, AffineTensor):
             found.add((tensor.format.bits, tensor.format.group))
             zeros.add(tensor.format.zero)
+        else:
+            found.add((f"{type(tensor).__name__}s of {tensor.format.bits}", tensor.format.group))
     known = (4,) if library == "awq" else (2, 3, 4, 8)
     if len(found) != 1 or "minimum" in zeros or not {bits for bits, _ in found} <= set(known):
         raise UnsupportedError(
