@@ -180,6 +180,32 @@ def group(**changes: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
+    "form", [Affine(4, 16), Affine(4, 16, "zero_point"), Affine(8, 16)], ids=str
+)
+def test_reordered_inputs_are_dense_with_each_inputs_own_scale(form: Affine) -> None:
+    tensor = quantize_affine(matrix(32, 64), form)
+    config, arrays = write({NAME: tensor})
+    order = np.random.default_rng(2).permutation(np.arange(64) // 16).astype(np.int32)
+    arrays.arrays[NAME + "_g_idx"] = order
+    found = CompressedTensors(config, arrays).tensor(NAME)
+    codes = unpack_nibbles(tensor.codes).astype(int) if form.nibbles else tensor.codes
+    expected = np.empty((32, 64), np.float32)
+    for row, column in np.ndindex(32, 64):
+        group = order[column]
+        zero = form.code_of_zero if tensor.offsets is None else int(tensor.offsets[row, group])
+        expected[row, column] = (int(codes[row, column]) - zero) * np.float32(
+            tensor.scales[row, group]
+        )
+    assert isinstance(found, DenseTensor) and found.data.dtype == np.float16
+    assert np.array_equal(found.data, expected.astype(np.float16))
+    arrays.arrays[NAME + "_g_idx"] = np.full(64, -1, np.int32)
+    assert_same(CompressedTensors(config, arrays).tensor(NAME), tensor)
+    arrays.arrays[NAME + "_g_idx"] = order + 1
+    with pytest.raises(FileFormatError, match="g_idx"):
+        CompressedTensors(config, arrays).tensor(NAME)
+
+
+@pytest.mark.parametrize(
     ("strategy", "shape"), [("tensor", (1,)), ("channel", (20, 1)), ("block", (2, 3))]
 )
 def test_fp8_weights_are_read_as_bfloat16(strategy: str, shape: tuple[int, ...]) -> None:
@@ -209,7 +235,6 @@ def test_fp8_weights_are_read_as_bfloat16(strategy: str, shape: tuple[int, ...])
         group(weights={"num_bits": 7}),
         group(weights={"strategy": "block"}),
         group(weights={"group_size": 8}),
-        group(weights={"actorder": "group"}),
         group(input_activations={"num_bits": 8, "dynamic": False, "strategy": "tensor"}),
         group(
             input_activations={"num_bits": 4, "type": "float", "dynamic": True, "strategy": "token"}

@@ -4,6 +4,7 @@
                      X.weight_shape int64 [2] · X.weight_scale [O, G]
                      X.weight_zero_point int32 [⌈O·bits/32⌉, G], packed down the outputs
     int-quantized    X.weight int8 [O, I] · X.weight_scale [O, G] · X.weight_zero_point int8 [O, G]
+    act-order        X.weight_g_idx int32 [I], the group of each input: dense, see `reordered`
     float-quantized  X.weight f8 [O, I] · X.weight_scale: read as bfloat16, see `float8`
 
 A 4-bit code is q - 8 there and q here; packed, both are the same bits, so nothing is copied.
@@ -22,14 +23,17 @@ from numpy.typing import NDArray
 from slipstream.checkpoint.compressed_tensors_scheme import FP8, HEAD, is_embedding, read_schemes
 from slipstream.checkpoint.float8 import CODES, widen
 from slipstream.checkpoint.foreign import Module
+from slipstream.checkpoint.reordered import dense, input_order
 from slipstream.checkpoint.safetensors import Tensors
 from slipstream.errors import FileFormatError, UnsupportedError
 from slipstream.formats.bits import unpack_bits
-from slipstream.formats.nibbles import pack_nibbles
+from slipstream.formats.nibbles import pack_nibbles, unpack_nibbles
 from slipstream.formats.tensor import Affine, AffineTensor, DenseTensor, Tensor
 from slipstream.graph.ops import Activations
 
-HIDDEN = frozenset({"weight_scale", "weight_zero_point", "weight_shape", "input_scale"})
+HIDDEN = frozenset(
+    {"weight_scale", "weight_zero_point", "weight_shape", "weight_g_idx", "input_scale"}
+)
 
 
 class CompressedTensors:
@@ -45,8 +49,6 @@ class CompressedTensors:
             if name.endswith(".weight_scale")
         }
         self._names = sorted(self._served(name) for name in self._stored if self._is_first(name))
-        if any(name.endswith(".weight_g_idx") for name in self._stored):
-            raise UnsupportedError("weights with reordered inputs (weight_g_idx) are not supported")
 
     def names(self) -> Sequence[str]:
         """The tensors as the model knows them: a quantized one is ``X.weight``."""
@@ -75,13 +77,15 @@ class CompressedTensors:
         if module == name or module not in self._quantized:
             return DenseTensor(self._arrays.array(name))
         scheme = self._quantized[module]
+        parts = Module(module, self._arrays, self._stored)
         if isinstance(scheme.format, FP8):
-            parts = Module(module, self._arrays, self._stored)
             codes = parts.array("weight", *CODES, dimensions=2)
             return DenseTensor(widen(parts, codes, "weight_scale", scheme.format.block))
-        if f"{module}.weight_packed" in self._stored:
-            return self._packed(module, scheme.format)
-        return self._plain(module, scheme.format)
+        packed = f"{module}.weight_packed" in self._stored
+        found = (self._packed if packed else self._plain)(module, scheme.format)
+        groups = found.scales.shape[1]
+        order = input_order(parts, "weight_g_idx", found.shape[1], groups)
+        return found if order is None else _dense(parts, found, order)
 
     def _is_first(self, name: str) -> bool:
         """Whether a stored array stands for a tensor of its own: one of a quantized module does."""
@@ -181,6 +185,15 @@ class CompressedTensors:
         if array.dtype.kind not in "iu":
             raise _disagree(module, f"its {part} is {array.dtype}")
         return array
+
+
+def _dense(module: Module, tensor: AffineTensor, order: NDArray) -> DenseTensor:
+    """Act-order: `order` gives each input's group."""
+    codes = unpack_nibbles(tensor.codes) if tensor.format.nibbles else tensor.codes
+    zeros: NDArray | int = tensor.format.code_of_zero
+    if tensor.offsets is not None:
+        zeros = tensor.offsets[:, order].astype(np.int16)
+    return dense(module, codes.astype(np.int16) - zeros, tensor.scales[:, order])
 
 
 def unpack_words(words: NDArray, bits: int, count: int) -> NDArray[np.uint8]:

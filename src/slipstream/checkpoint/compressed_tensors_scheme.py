@@ -143,8 +143,6 @@ def _weights(name: str, entry: Mapping[str, Any]) -> Affine | FP8:
         raise UnsupportedError(
             f"the group {name!r} has {kind}; only int of 2 to 6 or 8 and float of 8 are supported"
         )
-    if entry.get("actorder") in ("group", "dynamic"):
-        raise UnsupportedError(f"the group {name!r} reorders its inputs (actorder), not supported")
     strategy = entry.get("strategy") or _implied_strategy(entry.get("group_size"))
     if strategy not in ("group", "channel", "tensor"):
         raise UnsupportedError(

@@ -7,8 +7,7 @@
           word, from the lowest, are the outputs 0 2 4 6 1 3 5 7
 
 Both mean scale · (q - z). Codes and zeros come over as they are. With act-order (a `g_idx` that
-jumps about) neighbours share no scale, so such a matrix is dense float16, the values that AutoGPTQ
-computes. `folder` reads through these codecs.
+jumps about) a matrix becomes dense, see `reordered`. `folder` reads through these codecs.
 
 Legend: O outputs, I inputs, G groups of a row.
 """
@@ -21,10 +20,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slipstream.checkpoint.foreign import Module
-from slipstream.errors import FileFormatError, UnsupportedError
+from slipstream.checkpoint.reordered import dense, input_order
+from slipstream.errors import UnsupportedError
 from slipstream.formats.bits import unpack_bits
 from slipstream.formats.nibbles import pack_nibbles
-from slipstream.formats.tensor import Affine, AffineTensor, DenseTensor, Tensor
+from slipstream.formats.tensor import Affine, AffineTensor, Tensor
 
 AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)  # the output that each nibble of a word holds
 SMALLEST_GROUP = 16
@@ -54,9 +54,10 @@ class GPTQ:
         zeros = _unpack(zero_words, bits, outputs).T + np.uint8(self.zero_shift)
         zeros &= np.uint8((1 << bits) - 1)  # AutoGPTQ counts round, too
         codes = _unpack(words.T, bits, inputs)
-        order = _order(module, inputs, groups)
+        order = input_order(module, "g_idx", inputs, groups)
         if order is not None:
-            return _dense(module, codes, scales[:, order], zeros[:, order])
+            steps = codes.astype(np.int16) - zeros[:, order].astype(np.int16)
+            return dense(module, steps, scales[:, order])
         return affine(module, bits, codes, scales, zeros)
 
     def _bits(self, module: Module, zero_bits: int, outputs: int) -> Bits:
@@ -154,27 +155,3 @@ def _interleaved(words: NDArray, outputs: int) -> NDArray[np.uint8]:
     """Words [R, O/8] → uint8 [R, O], the outputs in their own order."""
     nibbles = _unpack(words, 4, outputs).reshape(len(words), -1, 8)
     return nibbles[..., np.argsort(AWQ_ORDER)].reshape(len(words), outputs)
-
-
-def _order(module: Module, inputs: int, groups: int) -> NDArray | None:
-    """The group of each input, or None where they lie in rows of equal length."""
-    if not module.has("g_idx"):
-        return None
-    order = module.array("g_idx", np.int32, np.int64, dimensions=1)
-    if order.shape != (inputs,) or order.min() < 0 or order.max() >= groups:
-        raise module.damaged(f"its g_idx does not give {inputs} inputs one of {groups} groups")
-    if inputs % groups == 0 and np.array_equal(order, np.arange(inputs) // (inputs // groups)):
-        return None
-    return np.asarray(order)
-
-
-def _dense(
-    module: Module, codes: NDArray[np.uint8], scales: NDArray, zeros: NDArray[np.uint8]
-) -> DenseTensor:
-    """All [O, I]: the products, rounded once to float16."""
-    steps = codes.astype(np.int16) - zeros.astype(np.int16)
-    with np.errstate(over="ignore"):
-        values = (steps * scales.astype(np.float32)).astype(np.float16)
-    if not np.isfinite(values).all():
-        raise FileFormatError(f"the quantized tensor {module.name!r} has values beyond float16")
-    return DenseTensor(values)
