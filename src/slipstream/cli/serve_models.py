@@ -42,7 +42,8 @@ ToolFormats = Annotated[
     typer.Option(
         "--tool-format",
         metavar="[NAME=]FORMAT",
-        help="hermes, llama3, mistral, mistral-args or none, if its template misleads (repeatable)",
+        help="hermes, llama3, mistral, mistral-args, qwen3-coder, glm, harmony or none, if its "
+        "template misleads (repeatable)",
     ),
 ]
 CacheAt = Annotated[

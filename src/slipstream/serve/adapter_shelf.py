@@ -45,11 +45,12 @@ class AdapterShelf:
                 loaded = await base.service.call(lambda engine: engine.load_adapter(name, path))
         finally:
             self._busy.discard(name)
-        return self._put(base, Adapter(name, loaded.content_hash))
+        return self._put(base, Adapter(name, loaded.content_hash, str(path)))
 
     def load_now(self, name: str, path: Path, base: Served) -> Served:
         """The same before the engine's thread has been started."""
-        return self._put(base, Adapter(name, base.engine.load_adapter(name, path).content_hash))
+        loaded = base.engine.load_adapter(name, path)
+        return self._put(base, Adapter(name, loaded.content_hash, str(path)))
 
     async def unload(self, name: str) -> None:
         """Takes no more requests for an adapter, waits for those under way, and frees it."""

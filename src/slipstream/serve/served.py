@@ -61,10 +61,13 @@ class Users:
 
 @dataclass(frozen=True)
 class Adapter:
-    """A LoRA adapter of a base model, under a name of its own; `content` is a hash of its files."""
+    """A LoRA adapter of a base model, under a name of its own; `content` is a hash of its files,
+    `source` the folder that they were in.
+    """
 
     name: str
     content: str
+    source: str = ""
 
 
 @dataclass(eq=False)

@@ -18,6 +18,7 @@ from slipstream.serve.admin_key import check_admin
 from slipstream.serve.admission import read_json
 from slipstream.serve.canary import Canary
 from slipstream.serve.catalog import Catalog, Entry
+from slipstream.serve.catalog_keeper import CatalogKeeper
 from slipstream.serve.loader_memory import available_bytes
 from slipstream.serve.openai import Strict
 from slipstream.serve.replies import Json
@@ -78,6 +79,20 @@ class UnloadAdapter(Strict):
 def routes(server: Server) -> list[Route]:
     """The state, and one POST for each change."""
     catalog = server.catalog
+    keeper = None
+    if server.state_folder is not None:
+        keeper = CatalogKeeper(catalog, server.state_folder / "catalog.json")
+        server.workers.append(keeper)
+
+    def changed(_: object = None) -> Response:
+        if keeper is not None:
+            keeper.save()
+        return JSONResponse(state_of(catalog))
+
+    async def begun(task: asyncio.Task[object], wait: bool) -> Response:
+        changed()
+        task.add_done_callback(changed)
+        return await _begun(catalog, task, wait)
 
     async def state(http: Request) -> Response:
         return JSONResponse(state_of(catalog))
@@ -85,33 +100,33 @@ def routes(server: Server) -> list[Route]:
     async def load(http: Request) -> Response:
         asked = Load.model_validate(await read_json(http, server.limits))
         task = catalog.load(asked.name, asked.source, asked.version, default=asked.default)
-        return await _begun(catalog, task, asked.wait)
+        return await begun(task, asked.wait)
 
     async def unload(http: Request) -> Response:
         asked = Unload.model_validate(await read_json(http, server.limits))
         task = catalog.unload(asked.name, asked.version, timeout_s=asked.timeout)
-        return await _begun(catalog, task, asked.wait)
+        return await begun(task, asked.wait)
 
     async def default(http: Request) -> Response:
         asked = Default.model_validate(await read_json(http, server.limits))
         catalog.set_default(asked.name, asked.version)
-        return JSONResponse(state_of(catalog))
+        return changed()
 
     async def canary(http: Request) -> Response:
         asked = CanaryOf.model_validate(await read_json(http, server.limits))
         canary = Canary(asked.version, asked.percent)
         catalog.set_canary(asked.name, canary if asked.percent else None)
-        return JSONResponse(state_of(catalog))
+        return changed()
 
     async def load_adapter(http: Request) -> Response:
         asked = LoadAdapter.model_validate(await read_json(http, server.limits))
         await catalog.load_adapter(asked.name, asked.source, asked.base)
-        return JSONResponse(state_of(catalog))
+        return changed()
 
     async def unload_adapter(http: Request) -> Response:
         asked = UnloadAdapter.model_validate(await read_json(http, server.limits))
         await catalog.adapters.unload(asked.name)
-        return JSONResponse(state_of(catalog))
+        return changed()
 
     posts = {
         "models/load": load,
