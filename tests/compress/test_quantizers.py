@@ -45,7 +45,7 @@ def weights(rows: int = 40, width: int = 96, seed: int = 2) -> np.ndarray:
 
 
 def moments_of(x: np.ndarray) -> Moments:
-    return Moments((x.T @ x / len(x)).astype(np.float32), np.abs(x).max(axis=0))
+    return Moments((x.T @ x / len(x)).astype(np.float32), np.abs(x).max(axis=0), len(x))
 
 
 def lost(weight: np.ndarray, tensor: AffineTensor, x: np.ndarray) -> float:
@@ -285,3 +285,14 @@ def test_a_tied_table_is_rounded_for_both_of_its_uses(tmp_path: Path) -> None:
         after = one.run(start, tiny_llama.drive(tmp_path / str(tied))).weights[name]
         apart[tied] = float(np.square(after.dequantize() - table.dequantize()).mean())
     assert apart[True] < apart[False]
+
+
+def test_few_rows_are_damped_more_and_lose_less_on_other_inputs() -> None:
+    few, weight = inputs(rows=60), weights()
+    moments = moments_of(few)
+    assert moments.damping == 96 / 60 and replace(moments, rows=10**6).damping == 0.01
+    others = inputs(rows=2000, seed=1)[60:]
+    format = Affine(4, 32)
+    by_rows = Gptq().round(weight, moments, format)
+    fixed = Gptq(damping=0.01).round(weight, moments, format)
+    assert lost(weight, by_rows, others) < 0.9 * lost(weight, fixed, others)

@@ -7,7 +7,7 @@ bits.
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,13 +19,29 @@ from slipstream.machine import thread_count
 
 F32 = NDArray[np.float32]
 
+DAMPING_LEAST = 0.01
+
 
 @dataclass(frozen=True)
 class Moments:
-    """Over all calibration rows: mean of x xᵀ, float32 [I, I], and the largest |x|, float32 [I]."""
+    """Over all calibration rows: mean of x xᵀ, float32 [I, I], and the largest |x|, float32 [I].
+
+    rows  how many there were; 0: not known
+    """
 
     hessian: F32
     peak: F32
+    rows: int = 0
+
+    @property
+    def damping(self) -> float:
+        """The share of the mean diagonal that H wants added: inputs / rows, at least 0.01.
+
+        A sample of N rows tells of I inputs only so much. GPTQ int4 g64 on `down` of SmolLM2
+        (1536 inputs), loss on other text: of 2048 rows 0.0070 with 0.01, 0.0041 with 1; of 8192
+        rows 0.0039 with 0.01, 0.0036 with 0.3.
+        """
+        return max(DAMPING_LEAST, len(self.peak) / self.rows) if self.rows else DAMPING_LEAST
 
     @property
     def finite(self) -> bool:
@@ -39,7 +55,7 @@ class Moments:
 
     def scaled(self, scale: F32) -> "Moments":
         """Those of x / scale."""
-        return Moments(self.hessian / np.outer(scale, scale), self.peak / scale)
+        return replace(self, hessian=self.hessian / np.outer(scale, scale), peak=self.peak / scale)
 
 
 class Sums:
@@ -49,6 +65,7 @@ class Sums:
         self.chunk_count = chunk_count
         self.hessians = {g.key: np.zeros((g.width, g.width), np.float32) for g in groups}
         self.peaks = {g.key: np.zeros(g.width, np.float32) for g in groups}
+        self.rows = {g.key: 0 for g in groups}
 
     def add(self, key: str, x: F32) -> None:
         """One chunk's rows, float32 [R, I].
@@ -56,13 +73,17 @@ class Sums:
         They are scaled before they are multiplied, so the sum stays in range; the rounding of a few
         dozen additions is far below any damping.
         """
+        self.rows[key] += len(x)
         np.maximum(self.peaks[key], np.abs(x).max(axis=0), out=self.peaks[key])
         x = x * np.float32((len(x) * self.chunk_count) ** -0.5)
         self.hessians[key] += x.T @ x  # of one array with itself: numpy computes only half of it
 
     def moments(self) -> dict[str, Moments]:
         """By the key of each group."""
-        return {key: Moments(self.hessians[key], self.peaks[key]) for key in self.hessians}
+        return {
+            key: Moments(hessian, self.peaks[key], self.rows[key])
+            for key, hessian in self.hessians.items()
+        }
 
 
 def gather(

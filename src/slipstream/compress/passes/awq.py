@@ -36,7 +36,7 @@ class Awq(Rounding):
 
     steps: int = 20
     rounding: Literal["nearest", "gptq"] = "nearest"
-    damping: float = 0.01
+    damping: float | None = None
 
     @property
     def calibrated(self) -> bool:
@@ -63,7 +63,8 @@ class Awq(Rounding):
         if moments is None:
             raise NumericError("there is no calibration")
         if self.rounding == "gptq":
-            return gptq(weight, factor_hessian(moments.hessian, self.damping), format).tensor
+            damping = moments.damping if self.damping is None else self.damping
+            return gptq(weight, factor_hessian(moments.hessian, damping), format).tensor
         return round_to_nearest(weight, format, "mse", moments.power)
 
     def _search(self, visit: Visit, fold: folding.Fold, moments: Moments) -> F32:

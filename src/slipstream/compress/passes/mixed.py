@@ -38,7 +38,7 @@ class Mixed:
     size_mb: float
     menu: tuple[str, ...] = MENU
     select: tuple[str, ...] = ("linear", "embedding", "head")
-    damping: float = 0.01
+    damping: float | None = None
     act_order: bool = True
     sweeps: int = 0
 

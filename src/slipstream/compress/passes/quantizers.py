@@ -35,14 +35,15 @@ class Rtn(Rounding):
 class Gptq(Rounding):
     """GPTQ; see `passes.gptq`.
 
-    damping    share of the mean diagonal that is added to the Hessian
+    damping    share of the mean diagonal that is added to the Hessian; None: as much as so many
+               rows want (`Moments.damping`)
     act_order  loudest inputs first, with groups fitted beforehand
     sweeps     rounds afterwards of fitting the scales again (`passes.scales`) and of coordinate
                descent (`passes.descent`)
     """
 
     clip: Clip = "mse"
-    damping: float = 0.01
+    damping: float | None = None
     act_order: bool = True
     sweeps: int = 0
 
@@ -54,12 +55,14 @@ class Gptq(Rounding):
     def round(self, weight: F32, moments: Moments | None, format: Affine) -> AffineTensor:
         """Column by column; errors move on. What was pruned stays zero."""
         hessian = _hessian(moments)
-        factor = factor_hessian(hessian, self.damping, self.act_order)
+        assert moments is not None
+        damping = moments.damping if self.damping is None else self.damping
+        factor = factor_hessian(hessian, damping, self.act_order)
         kept = zeros_of(weight)
         tensor = gptq(weight, factor, format, self.clip, kept_zero=kept).tensor
         for _ in range(self.sweeps):
             tensor = refit_scales(weight, tensor, hessian)
-            tensor = descend(weight, tensor, hessian, self.damping, sweeps=1, kept_zero=kept)
+            tensor = descend(weight, tensor, hessian, damping, sweeps=1, kept_zero=kept)
         return tensor
 
 
