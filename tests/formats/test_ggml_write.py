@@ -7,8 +7,8 @@ import pytest
 from slipstream.formats.affine import quantize_affine
 from slipstream.formats.ggml import dequantize_ggml
 from slipstream.formats.ggml_k_write import round_k
-from slipstream.formats.ggml_write import affine_bytes, dense_bytes, exact_type
-from slipstream.formats.tensor import Affine, AffineTensor
+from slipstream.formats.ggml_write import dense_bytes, exact_bytes, exact_type
+from slipstream.formats.tensor import Affine, AffineTensor, Codebook, CodebookTensor
 
 KIND = gguf.GGMLQuantizationType
 
@@ -27,7 +27,7 @@ EXACT = [
 def test_what_a_type_holds_is_written_to_the_bit(form, expected):
     tensor = quantize_affine(matrix(), form)
     assert exact_type(tensor) == expected
-    raw = affine_bytes(tensor, expected)
+    raw = exact_bytes(tensor, expected)
     assert np.array_equal(gguf.dequantize(raw, KIND[expected]), tensor.dequantize())
     assert np.array_equal(dequantize_ggml(raw, KIND[expected].value), tensor.dequantize())
 
@@ -38,8 +38,19 @@ def test_five_bits_with_a_minimum_are_q5_1():
     scales, offsets = rng.uniform(0.01, 1, (2, 4, 2)).astype(np.float16)
     tensor = AffineTensor(Affine(8, 32, "minimum"), codes, scales, offsets)
     assert exact_type(tensor) == "Q5_1"
-    raw = affine_bytes(tensor, "Q5_1")
+    raw = exact_bytes(tensor, "Q5_1")
     assert np.array_equal(gguf.dequantize(raw, KIND.Q5_1), tensor.dequantize())
+
+
+def test_codebooks_are_written_to_the_bit():
+    rng = np.random.default_rng(0)
+    codes = rng.integers(0, 256, (4, 32)).astype(np.uint8)
+    scales = rng.uniform(0.01, 1, (4, 2)).astype(np.float16)
+    for name, type in (("iq4_nl", "IQ4_NL"), ("nf4", "Q8_0")):  # of NF4 the values, in 8 bits
+        tensor = CodebookTensor(Codebook(name, 32), codes, scales)
+        assert exact_type(tensor) == type
+        raw = exact_bytes(tensor, type)
+        assert np.array_equal(gguf.dequantize(raw, KIND[type]), tensor.dequantize())
 
 
 def test_what_no_type_holds_is_known():

@@ -16,7 +16,7 @@ from slipstream.compress.passes.imatrix import round_weighted
 from slipstream.errors import NumericError, UnsupportedError
 from slipstream.formats.affine import quantize_affine
 from slipstream.formats.ggml_k_write import SUPER, round_k
-from slipstream.formats.ggml_write import BLOCK, DENSE, affine_bytes, dense_bytes, exact_type
+from slipstream.formats.ggml_write import BLOCK, DENSE, dense_bytes, exact_bytes, exact_type
 from slipstream.formats.tensor import Affine, AffineTensor, DenseTensor, Tensor
 
 F32 = NDArray[np.float32]
@@ -78,8 +78,8 @@ class GGUFEncoder:
 
     def encode(self, name: str, tensor: Tensor, type: str) -> NDArray[np.uint8]:
         """The blocks; as they are where the type holds the tensor exactly."""
-        if isinstance(tensor, AffineTensor) and type == exact_type(tensor):
-            return affine_bytes(tensor, type)
+        if not isinstance(tensor, DenseTensor) and type == exact_type(tensor):
+            return exact_bytes(tensor, type)
         values = tensor.dequantize()
         if not np.isfinite(values).all():
             raise NumericError(f"{name} holds infinities or NaN, which GGUF's types cannot express")
@@ -111,7 +111,7 @@ def _kept(name: str, tensor: Tensor) -> str:
     if isinstance(tensor, DenseTensor):
         named = {np.dtype(dtype): type for type, dtype in DENSE.items()}
         return named.get(tensor.data.dtype, "F32")
-    found = exact_type(tensor) if isinstance(tensor, AffineTensor) else None
+    found = exact_type(tensor)
     if found is None:
         raise UnsupportedError(
             f"{name} is stored as {tensor.format}, which no type of GGUF holds exactly: quantize to"
@@ -126,11 +126,11 @@ def _rounded(values: F32, power: F32 | None, type: str) -> NDArray[np.uint8]:
     if type in _FALLBACK:
         return round_k(values, np.asarray(importance, np.float32), type)
     if type == "Q8_0":
-        return affine_bytes(quantize_affine(values, _FORMATS[type]), type)
+        return exact_bytes(quantize_affine(values, _FORMATS[type]), type)
     tensor = round_weighted(values, np.asarray(importance, np.float32), _FORMATS[type])
     if type == "Q5_1":
         tensor = _from_zero(tensor)
-    return affine_bytes(tensor, type)
+    return exact_bytes(tensor, type)
 
 
 def _from_zero(tensor: AffineTensor) -> AffineTensor:

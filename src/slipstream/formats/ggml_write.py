@@ -5,7 +5,7 @@ What is written is read back by `formats.ggml` to the bit.
 
     symmetric, 4 bits   Q4_0      minimum, 4 bits   Q4_1      zero points   Q4_1, where -z · scale
     symmetric, 5 bits   Q5_0      minimum, 5 bits   Q5_1                    is a float16
-    symmetric, 8 bits   Q8_0
+    symmetric, 8 bits   Q8_0      codebook iq4_nl   IQ4_NL
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slipstream.formats.nibbles import unpack_nibbles
-from slipstream.formats.tensor import AffineTensor
+from slipstream.formats.tensor import AffineTensor, CodebookTensor, Quantized
 
 Bytes = NDArray[np.uint8]
 
@@ -32,10 +32,17 @@ def dense_bytes(values: NDArray, type: str) -> Bytes:
     return stored.view(np.uint8)
 
 
-def exact_type(tensor: AffineTensor) -> str | None:
+def exact_type(tensor: Quantized) -> str | None:
     """The type whose blocks hold every value of the matrix, or None."""
     width, groups = tensor.shape[1], tensor.scales.shape[1]
-    if width % BLOCK or (width // groups) % BLOCK or not _is_half(tensor.scales):
+    if width % BLOCK or (width // groups) % BLOCK:
+        return None
+    if isinstance(tensor, CodebookTensor) and tensor.format.name == "iq4_nl":
+        kept = tensor.supers is None and tensor.scales.dtype.kind == "f" and _is_half(tensor.scales)
+        return "IQ4_NL" if kept else None
+    if not isinstance(tensor, AffineTensor):
+        tensor = tensor.affine()
+    if not _is_half(tensor.scales):
         return None
     form = tensor.format
     if form.zero == "symmetric":
@@ -51,14 +58,17 @@ def exact_type(tensor: AffineTensor) -> str | None:
     return "Q5_1" if _within(tensor.codes, 0, 31) else None
 
 
-def affine_bytes(tensor: AffineTensor, type: str) -> Bytes:
+def exact_bytes(tensor: Quantized, type: str) -> Bytes:
     """The matrix as blocks of the type that `exact_type` found: uint8 [O, bytes of a row]."""
+    if type != "IQ4_NL" and not isinstance(tensor, AffineTensor):
+        tensor = tensor.affine()
     rows, width = tensor.shape
-    codes = unpack_nibbles(tensor.codes) if tensor.format.nibbles else tensor.codes
+    codes = unpack_nibbles(tensor.codes) if tensor.format.bits <= 4 else tensor.codes
     each = width // BLOCK // tensor.scales.shape[1]  # blocks that share a scale
     d = np.repeat(tensor.scales, each, axis=1).astype(np.float16)
     fields = [d.reshape(-1, 1).view(np.uint8)]
     if type in ("Q4_1", "Q5_1"):
+        assert isinstance(tensor, AffineTensor)
         m = np.repeat(_minimums(tensor), each, axis=1).astype(np.float16)
         fields.append(m.reshape(-1, 1).view(np.uint8))
     fields += _PACK[type](codes.reshape(-1, BLOCK))
@@ -79,6 +89,7 @@ def _five(codes: Bytes) -> list[Bytes]:
 
 _PACK: dict[str, Callable[[NDArray], list[Bytes]]] = {
     "Q4_0": lambda codes: [split_nibbles(codes)],
+    "IQ4_NL": lambda codes: [split_nibbles(codes)],
     "Q4_1": lambda codes: [split_nibbles(codes)],
     "Q5_0": lambda codes: _five((codes + np.int8(16)).view(np.uint8)),
     "Q5_1": lambda codes: _five(codes.view(np.uint8)),
