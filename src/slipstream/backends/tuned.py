@@ -1,7 +1,7 @@
 """The plans of linears that were chosen by timing on this machine, kept for every later start.
 
 `backends.native` calls `plan_linears` for each program. A shape is timed at its first use only, in
-at most TUNING_S altogether; what was found, and that nothing was, is kept in one small file beside
+at most 0.8 s altogether; what was found, and that nothing was, is kept in one small file beside
 the packed weights. SLIPSTREAM_TUNE=0 leaves all at their defaults; `slipstream bench kernels
 --tune` times again. A damaged file is ignored and written anew.
 """
@@ -27,7 +27,7 @@ from slipstream.backends.tuning import (
 from slipstream.machine import cache_dir, machine, tuning_wanted
 
 VERSION = 1  # of the file, of the plans and of the kernels they choose among
-TUNING_S = 0.8
+TUNING_S, REDO_S = 0.8, 10.0  # of a first start; of somebody who asks for it
 BYTES_MIN = 16 << 20  # of a program's linears: a smaller one has no step worth the time
 STREAMED_BYTES = 3 << 20  # of weights in a sample of one row, so that they come from memory
 VALUE_MOST = 1 << 20
@@ -72,7 +72,8 @@ def plan_linears(handle: LinearHandle, path: Path, *, tune: bool, redo: bool = F
     large = sum(size for _, _, size in handle.linears()) >= BYTES_MIN
     missing = [shape for shape in shapes if redo or shape not in known]
     if missing and (redo or (tune and large)):
-        known = {**known, **_tune(handle, {shape: shapes[shape] for shape in missing})}
+        budget_s = REDO_S if redo else TUNING_S
+        known = {**known, **_tune(handle, {shape: shapes[shape] for shape in missing}, budget_s)}
         store(path, known)
     for shape, nodes in shapes.items():
         for rows, choice in known.get(shape, {}).items():
@@ -121,10 +122,11 @@ class _Item:
 def _tune(
     handle: LinearHandle,
     shapes: Mapping[str, Sequence[_Node]],
+    budget_s: float,
     clock: Callable[[], float] = time.monotonic,
 ) -> Choices:
-    """Races the cheap ones first; what does not fit into TUNING_S keeps its default."""
-    end = clock() + TUNING_S
+    """Races the cheap ones first; what does not fit into the budget keeps its default."""
+    end = clock() + budget_s
     items: list[tuple[float, str, _Item]] = []
     found: Choices = {shape: {} for shape in shapes}
     for shape, nodes in shapes.items():
