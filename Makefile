@@ -7,7 +7,7 @@ SOURCES := $(shell find src csrc cmake -type f \( -name '*.py' -o -name '*.cpp' 
 MODEL ?= smollm2:135m
 OUT ?= demo/smollm2-optimized
 
-.PHONY: help demo test test-all lint types test-cpp test-sanitized native format clean
+.PHONY: help demo test test-all lint types test-cpp test-arm test-sanitized native format clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -64,6 +64,12 @@ test-cpp: $(VENV)/installed-dev ## build and run the C++ tests
 	$(CMAKE_TEST) -B build/cpp -DSLIPSTREAM_TESTS=ON
 	PATH="$(CURDIR)/$(BIN):$$PATH" cmake --build build/cpp
 	PATH="$(CURDIR)/$(BIN):$$PATH" ctest --test-dir build/cpp --output-on-failure
+
+test-arm: $(VENV)/installed-dev ## the linear kernels for 64-bit ARM, cross-compiled and run under qemu
+	PATH="$(CURDIR)/$(BIN):$$PATH" cmake -S csrc/kernels -B build/aarch64 -G Ninja \
+	  -DCMAKE_TOOLCHAIN_FILE=$(CURDIR)/cmake/aarch64.cmake
+	PATH="$(CURDIR)/$(BIN):$$PATH" cmake --build build/aarch64 --target test_vec test_linear test_linear_edges
+	PATH="$(CURDIR)/$(BIN):$$PATH" ctest --test-dir build/aarch64 --output-on-failure
 
 test-sanitized: $(VENV)/installed-dev ## the C++ tests under AddressSanitizer and UBSan
 	$(CMAKE_TEST) -B build/sanitized -DSLIPSTREAM_TESTS=ON -DSLIPSTREAM_SANITIZE=address,undefined

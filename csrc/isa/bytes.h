@@ -15,6 +15,8 @@
 #include "isa/bytes_avx512.h"
 #elif defined(SLIPSTREAM_ISA_AVX2)
 #include "isa/bytes_avx2.h"
+#elif defined(SLIPSTREAM_ISA_NEON)
+#include "isa/bytes_neon.h"
 #else
 #include "isa/bytes_portable.h"
 #endif

@@ -8,13 +8,15 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 #endif
+#elif defined(SLIPSTREAM_ARM) && defined(__linux__)
+#include <sys/auxv.h>
 #endif
 
 namespace slipstream {
 namespace {
 
-constexpr std::array kIsas = {Isa::portable, Isa::avx2, Isa::avx512, Isa::amx};
-constexpr std::array<std::string_view, 4> kNames = {"portable", "avx2", "avx512", "amx"};
+constexpr std::array kIsas = {Isa::portable, Isa::avx2, Isa::avx512, Isa::amx, Isa::neon};
+constexpr std::array<std::string_view, 5> kNames = {"portable", "avx2", "avx512", "amx", "neon"};
 
 #if defined(SLIPSTREAM_X86)
 
@@ -73,6 +75,17 @@ bool amx_supported() {
          has(cpuid(7, 0).d, {amx_tile, amx_int8}) && tiles_permitted();
 }
 
+#elif defined(SLIPSTREAM_ARM)
+
+bool dot_product_supported() {
+#if defined(__linux__)
+  constexpr unsigned long asimddp = 1ul << 20;
+  return (getauxval(AT_HWCAP) & asimddp) != 0;
+#else
+  return true;  // every processor of Apple's since 2019
+#endif
+}
+
 #endif
 
 }  // namespace
@@ -97,8 +110,12 @@ bool isa_supported(Isa isa) {
       return avx512;
     case Isa::amx:
       return amx;
+    case Isa::neon:
+      return false;
   }
   return false;
+#elif defined(SLIPSTREAM_ARM)
+  return isa == Isa::portable || (isa == Isa::neon && dot_product_supported());
 #else
   return isa == Isa::portable;
 #endif

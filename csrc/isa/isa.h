@@ -9,9 +9,10 @@
 
 namespace slipstream {
 
-enum class Isa { portable, avx2, avx512, amx };
+// On x86-64 the first four, on 64-bit ARM `portable` and `neon` (with the dot product).
+enum class Isa { portable, avx2, avx512, amx, neon };
 
-// "portable", "avx2", "avx512", "amx".
+// "portable", "avx2", "avx512", "amx", "neon".
 std::string_view isa_name(Isa isa);
 std::optional<Isa> isa_from_name(std::string_view name);
 
@@ -55,6 +56,16 @@ Isa detect();
    : (isa) == ::slipstream::Isa::avx512 ? avx512::name \
    : (isa) == ::slipstream::Isa::avx2   ? avx2::name   \
                                         : portable::name)
+#elif defined(SLIPSTREAM_ARM)
+#define SLIPSTREAM_DECLARE_TABLES(Type, name) \
+  namespace portable {                        \
+  extern const Type name;                     \
+  }                                           \
+  namespace neon {                            \
+  extern const Type name;                     \
+  }
+#define SLIPSTREAM_PICK_TABLE(isa, name) \
+  ((isa) == ::slipstream::Isa::neon ? neon::name : portable::name)
 #else
 #define SLIPSTREAM_DECLARE_TABLES(Type, name) \
   namespace portable {                        \

@@ -33,6 +33,8 @@
 #define SLIPSTREAM_ISA avx512
 #elif defined(SLIPSTREAM_ISA_AVX2)
 #define SLIPSTREAM_ISA avx2
+#elif defined(SLIPSTREAM_ISA_NEON)
+#define SLIPSTREAM_ISA neon
 #else
 #define SLIPSTREAM_ISA portable
 #endif
@@ -41,6 +43,8 @@
 #include "isa/vec_avx512.h"
 #elif defined(SLIPSTREAM_ISA_AVX2)
 #include "isa/vec_avx2.h"
+#elif defined(SLIPSTREAM_ISA_NEON)
+#include "isa/vec_neon.h"
 #else
 #include "isa/vec_portable.h"
 #endif

@@ -3,8 +3,8 @@
 #   slipstream_isa_sources(TARGET source.cpp …)
 #
 # adds to TARGET, for each set this build knows, one object of every source, with the set's flags
-# and the macro that chooses its namespace (isa/vec.h). On other processors than x86-64 only
-# `portable` is built. TARGET sees SLIPSTREAM_X86 when the faster sets are there.
+# and the macro that chooses its namespace (isa/vec.h). On processors of other families only
+# `portable` is built. TARGET sees SLIPSTREAM_X86 or SLIPSTREAM_ARM when the faster sets are there.
 
 set(SLIPSTREAM_CSRC "${CMAKE_CURRENT_LIST_DIR}/.." CACHE INTERNAL "root of the C++ sources")
 # No contraction: an fma is where the source says fma, so that every set gives the same bits.
@@ -15,7 +15,13 @@ set(SLIPSTREAM_FLAGS -ffp-contract=off -fno-math-errno -fno-trapping-math
 if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
   set(SLIPSTREAM_X86 ON CACHE INTERNAL "the x86-64 sets are built")
   set(SLIPSTREAM_ISAS portable avx2 avx512 amx CACHE INTERNAL "sets that are built")
+  set(SLIPSTREAM_ARM OFF CACHE INTERNAL "the sets of 64-bit ARM are built")
+elseif(CMAKE_SYSTEM_PROCESSOR MATCHES "^(aarch64|ARM64|arm64)$")
+  set(SLIPSTREAM_X86 OFF CACHE INTERNAL "the x86-64 sets are built")
+  set(SLIPSTREAM_ARM ON CACHE INTERNAL "the sets of 64-bit ARM are built")
+  set(SLIPSTREAM_ISAS portable neon CACHE INTERNAL "sets that are built")
 else()
+  set(SLIPSTREAM_ARM OFF CACHE INTERNAL "the sets of 64-bit ARM are built")
   set(SLIPSTREAM_X86 OFF CACHE INTERNAL "the x86-64 sets are built")
   set(SLIPSTREAM_ISAS portable CACHE INTERNAL "sets that are built")
 endif()
@@ -26,6 +32,7 @@ set(SLIPSTREAM_FLAGS_avx2 -mavx2 -mfma -mf16c CACHE INTERNAL "")
 set(SLIPSTREAM_FLAGS_avx512 -Wno-uninitialized -Wno-maybe-uninitialized  # false alarms of g++ 12
     -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni
     CACHE INTERNAL "")
+set(SLIPSTREAM_FLAGS_neon -march=armv8.2-a+dotprod CACHE INTERNAL "")
 set(SLIPSTREAM_FLAGS_amx ${SLIPSTREAM_FLAGS_avx512} -mamx-tile -mamx-int8 CACHE INTERNAL "")
 
 function(slipstream_isa_sources target)
@@ -38,12 +45,16 @@ function(slipstream_isa_sources target)
     target_compile_definitions(${objects} PRIVATE "SLIPSTREAM_ISA_${upper}")
     target_compile_options(${objects} PRIVATE ${SLIPSTREAM_FLAGS} ${SLIPSTREAM_FLAGS_${isa}})
     set_target_properties(${objects} PROPERTIES POSITION_INDEPENDENT_CODE ON)
-    if(SLIPSTREAM_X86)
-      target_compile_definitions(${objects} PRIVATE SLIPSTREAM_X86)
-    endif()
+    foreach(family X86 ARM)
+      if(SLIPSTREAM_${family})
+        target_compile_definitions(${objects} PRIVATE SLIPSTREAM_${family})
+      endif()
+    endforeach()
     target_sources(${target} PRIVATE $<TARGET_OBJECTS:${objects}>)
   endforeach()
-  if(SLIPSTREAM_X86)
-    target_compile_definitions(${target} PUBLIC SLIPSTREAM_X86)
-  endif()
+  foreach(family X86 ARM)
+    if(SLIPSTREAM_${family})
+      target_compile_definitions(${target} PUBLIC SLIPSTREAM_${family})
+    endif()
+  endforeach()
 endfunction()

@@ -25,6 +25,7 @@ ISA_FLAGS: dict[str, frozenset[str]] = {
         {"avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni"}
         | {"amx_tile", "amx_int8"}
     ),
+    "neon": frozenset({"asimd", "asimddp"}),  # of 64-bit ARM
 }
 
 
@@ -110,7 +111,7 @@ def _processor(root: Path) -> tuple[str, frozenset[str]]:
         key, _, value = line.partition(":")
         fields.setdefault(key.strip(), value.strip())
     name = fields.get("model name") or os.uname().machine
-    return name, frozenset(fields.get("flags", "").split())
+    return name, frozenset((fields.get("flags") or fields.get("Features", "")).split())
 
 
 def _allowed(root: Path) -> frozenset[int]:
