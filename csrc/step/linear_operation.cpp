@@ -10,6 +10,22 @@ constexpr std::int64_t kSomeRows = 32;
 // Preparing a single row is a few hundredths of a task when each thread has so many.
 constexpr int kTasksFewRows = 4;
 
+std::string code_word(CodeFormat codes) {
+  switch (codes) {
+    case CodeFormat::f32:
+      return "f32";
+    case CodeFormat::f16:
+      return "f16";
+    case CodeFormat::bf16:
+      return "bf16";
+    case CodeFormat::int8:
+      return "int8";
+    case CodeFormat::int4:
+      return "int4";
+  }
+  return "codes " + std::to_string(static_cast<int>(codes));
+}
+
 std::int64_t divide_up(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 
 }  // namespace
@@ -81,11 +97,12 @@ std::string LinearOperation::shape() const {
   for (const LinearPart& part : parts_) {
     const MatrixFormat& format = part.matrix->format();
     text += part.up == nullptr ? " " : " gated ";
-    text += std::to_string(part.matrix->outputs()) + " codes " +
-            std::to_string(static_cast<int>(format.codes)) + "/" + std::to_string(format.group) +
-            (format.has_minimums ? "+m" : "") + (format.scales == ScaleFormat::f16 ? "" : " f32");
+    text += std::to_string(part.matrix->outputs()) + " " + code_word(format.codes);
+    if (!format.dense()) text += "/" + std::to_string(format.group);
+    if (format.has_minimums) text += "+m";
+    if (!format.dense() && format.scales == ScaleFormat::f32) text += " scaled f32";
   }
-  return text + (source_.quantized < 0 ? " float" : " int8/" + std::to_string(source_.group));
+  return text + (source_.quantized < 0 ? " × f32" : " × int8/" + std::to_string(source_.group));
 }
 
 std::size_t LinearOperation::size_bytes() const {

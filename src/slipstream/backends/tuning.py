@@ -9,7 +9,6 @@ give the same bits (csrc/kernels/linear.h), so a choice changes time and nothing
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from statistics import median, quantiles
 
 ROUNDS = 12
 LOSSES_MOST = 2  # of a race's rounds: equals win 10 of 12 in one race of 50, both in one of 2,500
@@ -86,7 +85,7 @@ class _Race:
     def noise(self) -> float:
         """What three quarters of the rounds of the default against itself stay below."""
         apart = [abs(math.log(a / b)) for a, b in zip(self.once, self.again, strict=True)]
-        return math.expm1(quantiles(apart, n=4)[2])
+        return math.expm1(sorted(apart)[ROUNDS * 3 // 4])
 
     def changes(self, plan: LinearPlan) -> list[float]:
         """Of each round: the share of time that the plan adds to the default's."""
@@ -95,7 +94,8 @@ class _Race:
 
     def change(self, plan: LinearPlan) -> float:
         """The median of them."""
-        return median(self.changes(plan))
+        ordered = sorted(self.changes(plan))
+        return (ordered[(ROUNDS - 1) // 2] + ordered[ROUNDS // 2]) / 2
 
     def objection(self, plan: LinearPlan) -> str:
         """Why the plan has not won; empty if it has."""
