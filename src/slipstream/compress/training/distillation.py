@@ -70,6 +70,7 @@ class Distillation:
     projections: dict[int, torch.nn.Parameter] = field(default_factory=dict)
     kept: Kept | None = None
     kept_held_out: Kept | None = None
+    remembered: dict[int, torch.Tensor] = field(default_factory=dict)  # of held-out portions
 
     def trained(self) -> dict[str, torch.nn.Parameter]:
         """The student's, and the projections that are thrown away afterwards."""
@@ -148,13 +149,17 @@ class Distillation:
 
     def _distance(self, log_q: torch.Tensor, portion: Portion, number: int) -> torch.Tensor:
         if self.teacher is not None:
-            return losses.kl(
-                losses.log_softmax(self.teacher.trace(portion, Wanted()).logits), log_q
-            )
+            if number not in self.remembered:
+                logs = losses.log_softmax(self.teacher.trace(portion, Wanted()).logits)
+                if 4 * logs.numel() * (number + 1) > REMEMBERED_BYTES:
+                    return losses.kl(logs, log_q)
+                self.remembered[number] = logs
+            return losses.kl(self.remembered[number], log_q)
         assert self.kept_held_out is not None
         return losses.kl(*losses.sparse_pair(self.kept_held_out.read(number), log_q))
 
 
+REMEMBERED_BYTES = 512 << 20  # of the teacher's distributions, so that it measures them once
 RELATION_HEADS = 48  # pieces of a row, at most: MiniLMv2's choice for its larger models
 
 

@@ -1,5 +1,6 @@
 """Carries out a `distill` pass: makes student and teacher, trains, stores what came of it."""
 
+import json
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from slipstream.compress.passes.distill import Distill
 
 RESULT = "trained.safetensors"
+CURVE = "curve.json"
 
 
 def distill(options: "Distill", edition: Edition, drive: Drive) -> Edition:
@@ -73,7 +75,7 @@ def _distill(options: "Distill", edition: Edition, drive: Drive) -> Parameters:
     if options.top_k:
         _keep(options, drive, task)
     curve = fit(task, settings_of(options, train), where_of(drive, "distilling"))
-    say_curve(drive, curve, options.batch)
+    keep_curve(drive, curve, options.batch)
     return parameters
 
 
@@ -134,8 +136,9 @@ def where_of(drive: Drive, label: str) -> Where:
     return Where(drive.folder, drive.watcher, label, log)
 
 
-def say_curve(drive: Drive, curve: list[dict[str, float]], batch: int) -> None:
-    """The held-out distance before and after, in a line."""
+def keep_curve(drive: Drive, curve: list[dict[str, float]], batch: int) -> None:
+    """What was measured on held-out text, in a file; its first and last in a line."""
+    (drive.folder / CURVE).write_text(json.dumps(curve, indent=1))
     if curve and "kl" in curve[0]:
         first, last = curve[0], curve[-1]
         drive.watcher.say(
