@@ -10,6 +10,7 @@ from slipstream.compress.passes.drop_width import DropWidth
 from slipstream.compress.passes.low_rank import LowRank
 from slipstream.compress.passes.mixed import Mixed
 from slipstream.compress.passes.pruners import Magnitude, SparseGpt, Wanda
+from slipstream.compress.passes.qat import Qat
 from slipstream.compress.passes.quantizers import Gptq, Hqq, Imatrix, Rtn, SignRound
 from slipstream.compress.passes.rotate import Rotate
 from slipstream.compress.passes.share_layers import ShareLayers
@@ -37,7 +38,8 @@ METHODS: dict[str, type[Any]] = {
     "share_layers": ShareLayers,
     "student": Student,
     "distill": Distill,
+    "qat": Qat,
 }
 QUANTIZERS = ("rtn", "gptq", "awq", "hqq", "imatrix", "signround")
 PRUNERS = ("magnitude", "wanda", "sparsegpt")
-TRAINERS = ("distill",)  # they need a text to train on, and torch
+TRAINERS = ("distill", "qat")  # they need a text to train on, and torch

@@ -14,7 +14,7 @@ from slipstream.compress.passes.trained import Trained, require_training
 from slipstream.compress.store import overlay
 from slipstream.compress.work import Drive, Edition
 from slipstream.errors import UnsupportedError
-from slipstream.formats.tensor import AffineTensor, DenseTensor
+from slipstream.formats.tensor import DenseTensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +46,11 @@ class Distill(Trained):
         """With top_k."""
         return self.top_k > 0
 
+    @property
+    def label(self) -> str:
+        """What the progress bar says."""
+        return "distilling"
+
     def check(self) -> None:
         """UnsupportedError for weights and temperatures that make no sense."""
         super().check()
@@ -73,6 +78,6 @@ class Distill(Trained):
         dense = {
             name: DenseTensor(np.broadcast_to(np.float32(0), edition.weights[name].shape))
             for name in edition.graph.weight_names()
-            if isinstance(edition.weights[name], AffineTensor)
+            if not isinstance(edition.weights[name], DenseTensor)
         }
         return replace(edition, weights=overlay(edition.weights, dense))

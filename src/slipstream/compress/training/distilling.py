@@ -36,7 +36,9 @@ CURVE = "curve.json"
 
 def distill(options: "Distill", edition: Edition, drive: Drive) -> Edition:
     """The edition with its trained weights; at once where an earlier run has finished."""
-    return stored_or(drive, edition, lambda: _distill(options, edition, drive))
+    return stored_or(
+        drive, edition, lambda: teach(options, edition, drive, parameters_of(options, edition))
+    )
 
 
 def stored_or(drive: Drive, edition: Edition, train: Callable[[], Parameters]) -> Edition:
@@ -54,13 +56,13 @@ def stored_or(drive: Drive, edition: Edition, train: Callable[[], Parameters]) -
     )
 
 
-def _distill(options: "Distill", edition: Edition, drive: Drive) -> Parameters:
+def teach(options: "Distill", edition: Edition, drive: Drive, parameters: Parameters) -> Parameters:
+    """Trains the parameters of the edition to the end; MachineError if they do not fit."""
     corpus = _corpus(drive)
     train, held_out = corpus.split(options.held_out) if options.held_out else (corpus, None)
     assert drive.original is not None, "there is no original to learn from"
     check_room(drive.original, edition, options, drive.memory_bytes)
     pairs = _pairs(options, edition, drive)
-    parameters = parameters_of(options, edition)
     task = Distillation(
         student=network_of(options, edition, parameters),
         parameters=parameters,
@@ -74,7 +76,7 @@ def _distill(options: "Distill", edition: Edition, drive: Drive) -> Parameters:
     )
     if options.top_k:
         _keep(options, drive, task)
-    curve = fit(task, settings_of(options, train), where_of(drive, "distilling"))
+    curve = fit(task, settings_of(options, train), where_of(drive, options.label))
     keep_curve(drive, curve, options.batch)
     return parameters
 

@@ -70,17 +70,25 @@ class Frozen:
 class Full:
     """Every weight of the graph is a parameter. Shared weights are one parameter."""
 
-    def __init__(self, weights: Mapping[str, Tensor], names: Sequence[str], device: Any) -> None:
+    def __init__(
+        self,
+        weights: Mapping[str, Tensor],
+        names: Sequence[str],
+        device: Any,
+        fixed: frozenset[str] = frozenset(),
+    ) -> None:
         self.stored = weights
-        self.held = {name: torch.nn.Parameter(to_torch(weights[name], device)) for name in names}
+        moved = [name for name in names if name not in fixed]
+        self.held = {name: torch.nn.Parameter(to_torch(weights[name], device)) for name in moved}
+        self.fixed = {name: to_torch(weights[name], device) for name in names if name in fixed}
 
     def trained(self) -> dict[str, torch.nn.Parameter]:
-        """All of them."""
+        """All of them but those in `fixed`."""
         return self.held
 
     def values(self, names: Sequence[str]) -> dict[str, torch.Tensor]:
         """The parameters themselves."""
-        return {name: self.held[name] for name in names}
+        return {n: self.held[n] if n in self.held else self.fixed[n] for n in names}
 
     def tensors(self) -> dict[str, Tensor]:
         """Every weight, in the type that it had; a quantized one is float32 now."""
