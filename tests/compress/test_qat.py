@@ -29,7 +29,7 @@ QUICK = Qat(bits=2, group=32, tokens=512, batch=128, rate=2e-3)
 
 def drive(folder: Path, **more) -> Drive:
     return tiny_llama.drive(
-        folder, **{"corpus": corpus(40), "original": tiny_llama.edition(), **more}
+        folder, **{"corpus": corpus(40, 128), "original": tiny_llama.edition(), **more}
     )
 
 
@@ -90,7 +90,7 @@ def test_rounded_models_come_nearer_to_their_original(tmp_path: Path, changes) -
     heard = Heard()
     options = replace(
         QUICK,
-        tokens=1024,
+        tokens=2560,
         held_out=4,
         rate=1e-2 if changes.get("train") == "steps" else 2e-3,
         **changes,

@@ -4,6 +4,7 @@ The section "slipstream" of a config says so; other software does not know it. L
 sizes are in that section too, and are read with the sizes (`models.config`).
 
     "slipstream": {"shares": [0, 0, 2, 2],                      layer 1 runs with layer 0's weights
+                   "correction_rank": 16,                       and adds B · A · x of its own
                    "low_rank": {"model.layers.0.mlp.up_proj.weight": 128}}       W = B · A, rank 128
 """
 
@@ -17,7 +18,7 @@ from slipstream.graph.graph import Graph, Node, weights_of
 from slipstream.models.blocks import Blueprint
 from slipstream.models.config import Config
 
-KNOWN = frozenset({"layers", "shares", "low_rank"})
+KNOWN = frozenset({"layers", "shares", "correction_rank", "low_rank"})
 
 _LAYER = re.compile(r"model\.layers\.(\d+)\.(.*)")
 
@@ -30,6 +31,8 @@ def adapted(blueprint: Blueprint, config: Config) -> Blueprint:
             raise FileFormatError(f"{section.where}: {name} is not known to this Slipstream")
     if section.has("shares"):
         blueprint = _shared(blueprint, section)
+    elif section.has("correction_rank"):
+        raise FileFormatError(f"{section.where}: correction_rank goes with shares")
     if section.has("low_rank"):
         blueprint = _factored(blueprint, section)
     return blueprint
@@ -41,6 +44,12 @@ def factor_names(weight: str) -> tuple[str, str]:
     return f"{stem}.a.weight", f"{stem}.b.weight"
 
 
+def correction_names(weight: str) -> tuple[str, str]:
+    """The names of A [r, in] and B [out, r] by which a layer's matrix differs from the shared."""
+    stem = weight.removesuffix(".weight")
+    return f"{stem}.correction.a.weight", f"{stem}.correction.b.weight"
+
+
 def _shared(blueprint: Blueprint, section: Config) -> Blueprint:
     """Each layer's weights under the names of the layer that it shares with."""
     count = len(blueprint.graph.attentions)
@@ -50,15 +59,58 @@ def _shared(blueprint: Blueprint, section: Config) -> Blueprint:
             raise FileFormatError(f"{section.where}: layer {layer} cannot share with {source}")
 
     def renamed(name: str) -> str:
-        match = _LAYER.fullmatch(name)
+        match = None if ".correction." in name else _LAYER.fullmatch(name)
         return name if match is None else f"model.layers.{sources[int(match[1])]}.{match[2]}"
 
-    nodes = tuple(replace(node, op=rename(node.op, renamed)) for node in blueprint.graph)
     shapes: dict[str, tuple[int, ...]] = {}
-    for name, shape in blueprint.shapes.items():
+    nodes = [replace(node, op=rename(node.op, renamed)) for node in blueprint.graph]
+    own_shapes = dict(blueprint.shapes)
+    if section.has("correction_rank"):
+        rank = section.integer("correction_rank")
+        alone = {source for source in sources if sources.count(source) == 1}
+        pairs = zip(blueprint.graph, nodes, strict=True)
+        nodes = [
+            each
+            for before, after in pairs
+            for each in _corrected(before, after, own_shapes, rank, alone)
+        ]
+    for name, shape in own_shapes.items():
         if shapes.setdefault(renamed(name), shape) != shape:
             raise FileFormatError(f"{section.where}: {name} cannot be shared, its shape differs")
-    return replace(blueprint, graph=replace(blueprint.graph, nodes=nodes), shapes=shapes)
+    graph = replace(blueprint.graph, nodes=tuple(nodes))
+    graph.check()
+    return replace(blueprint, graph=graph, shapes=shapes)
+
+
+def _corrected(
+    own: Node, shared: Node, shapes: dict[str, tuple[int, ...]], rank: int, alone: set[int]
+) -> list[Node]:
+    """x · Wᵀ + (x · Aᵀ) · Bᵀ for a matrix that layers share; notes the shapes of A and B.
+
+    own  the node with its layer's own name for W, shared: with the name that is read
+    """
+    weight = corrected_weight(own)
+    if weight is None or int(own.name.split(".")[1]) in alone:
+        return [shared]
+    out, width = shapes[weight]
+    first, second = correction_names(weight)
+    shapes[first], shapes[second] = (rank, width), (out, rank)
+    (result,) = own.outputs
+    main, inner, change = (f"{result}.{part}" for part in ("shared", "inner", "correction"))
+    return [
+        replace(shared, outputs=(main,)),
+        Node(f"{own.name}.a", ops.Linear((first,), (None,)), own.inputs, (inner,)),
+        Node(f"{own.name}.b", ops.Linear((second,), (None,)), (inner,), (change,)),
+        Node(f"{own.name}.corrected", ops.Add(), (main, change), (result,)),
+    ]
+
+
+def corrected_weight(node: Node) -> str | None:
+    """The matrix of a layer's linear that a correction can stand beside; None for other nodes."""
+    if not isinstance(node.op, ops.Linear) or not node.name.startswith("layers."):
+        return None
+    weight = node.op.weights[0]
+    return None if "[" in weight or weight.endswith(".T") else weight
 
 
 def rename(op: ops.Op, renamed: Mapping[str, str] | object) -> ops.Op:
