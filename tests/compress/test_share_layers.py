@@ -75,7 +75,7 @@ def test_sharing_is_healed_by_distillation(tmp_path: Path) -> None:
     after = carry_out(chain, tiny_llama.edition(), tiny_llama.compile_plain, None, tmp_path,
                       corpus=corpus(40, 128), watcher=heard)  # fmt: skip
     words = heard.lines[-1].split()
-    assert float(words[4]) < 0.95 * float(words[2])
+    assert float(words[4]) < 0.98 * float(words[2])
     name = "model.layers.2.mlp.up_proj.correction.b.weight"
     assert name in after.weights and np.isfinite(tiny_llama.logits(after)).all()
 
