@@ -20,7 +20,7 @@ using Tokens = nb::ndarray<std::int64_t, nb::ndim<1>, nb::c_contig, nb::device::
 using Doubles = nb::ndarray<double, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Floats = nb::ndarray<float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 
-constexpr int kControls = 5;  // temperature, its inverse, top_k, top_p, log(min_p)
+constexpr int kControls = 6;  // temperature, its inverse, top_k, top_p, log(min_p), typical_p
 
 std::int64_t vocabulary_of(const Rows& rows) { return rows.empty() ? 1 : extent(rows[0], 0); }
 
@@ -30,7 +30,7 @@ const float* row_data(const AnyArray& row, std::int64_t vocabulary) {
   return data;
 }
 
-// controls: float64 [L, 5]; keys: uint64 [L, 3]; tokens: int64 [L], written.
+// controls: float64 [L, 6]; keys: uint64 [L, 3]; tokens: int64 [L], written.
 void draw(Sampler& sampler, const Rows& rows, const AnyArray& controls, const AnyArray& keys,
           Tokens tokens) {
   const double* control = array_data<double>(controls, 2, "controls");
@@ -49,6 +49,7 @@ void draw(Sampler& sampler, const Rows& rows, const AnyArray& controls, const An
                       std::int64_t(control[2]),
                       control[3],
                       control[4],
+                      control[5],
                       {key[0], key[1], key[2]}}});
     control += kControls;
     key += 3;

@@ -11,7 +11,8 @@ std::int64_t Draw::token(const SampleKernels& kernels, const DrawRow& row, std::
   if (!find_best()) return kNotFinite;
   if (best_ == -INFINITY) return kNoneLeft;
   if (rule_->temperature == 0 || rule_->top_k == 1) return first_of_best();
-  const bool all = rule_->top_k == 0 && rule_->top_p == 1 && rule_->score_lowest == -INFINITY;
+  const bool all = rule_->top_k == 0 && rule_->top_p == 1 && rule_->score_lowest == -INFINITY &&
+                   rule_->typical_p == 1;
   if (all) return race_of_all();
   keep();
   return race_of_kept();

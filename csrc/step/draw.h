@@ -59,6 +59,8 @@ class Draw {
   void take_top_p();
   void take_flat(double wanted);
   void weigh();
+  void take_typical();
+  void cut_to_nearest(double wanted);
   double total_of_kept() const;
   void cut_to(double wanted);
   int bucket_of(float logit) const;

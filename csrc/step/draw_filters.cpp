@@ -1,7 +1,8 @@
-// Which candidates top-k, top-p and min-p leave. Weights are whole numbers whose sums are exact, so
-// that nothing needs to be sorted but the few that decide.
+// Which candidates top-k, top-p, min-p and typical-p leave. Weights are whole numbers whose sums
+// are exact, so that nothing needs to be sorted but the few that decide.
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstring>
 #include <functional>
@@ -13,6 +14,8 @@ namespace {
 
 constexpr int kBuckets = 2048;        // of scores, by which top-p sorts
 constexpr float kBucketsEnd = 32;     // as far below the highest as a weight can be above 0
+constexpr double kWeightless = -23;   // from this score down every weight is 0
+constexpr double kTiniest = 1e-30;    // of temperatures whose inverse is not cut off
 constexpr double kCuts[] = {-4, -8};  // scores down to which top-p looks before it looks at all
 
 // Floats in the order of unsigned numbers; -0 and 0 are equal, as logits.
@@ -37,13 +40,15 @@ void Draw::keep() {
   } else if (rule_->top_p < 1) {
     take_top_p();
   } else {
-    take_from(logit_at(lowest));
+    const bool cuts = rule_->typical_p < 1 && rule_->temperature > kTiniest;
+    take_from(logit_at(cuts ? std::max(lowest, kWeightless) : lowest));
   }
   if (lowest > -INFINITY) {
     std::erase_if(kept_, [&](const Candidate& candidate) {
       return !(score(logits_[candidate.id]) >= lowest);
     });
   }
+  if (rule_->typical_p < 1) take_typical();
 }
 
 float Draw::logit_at(double lowest) const {
@@ -101,6 +106,56 @@ void Draw::take_flat(double wanted) {
   const double next = (decisive + 2) * double(kBucketsEnd) / kBuckets;  // one more, for rounding
   take_from(reached < wanted ? -INFINITY : logit_at(-next));
   for (Candidate& candidate : kept_) candidate.weight = results_[candidate.id];
+}
+
+// Keeps the fewest that reach typical_p, those first whose surprise is nearest to the expected one.
+// The expectation is a sum in one order: the likeliest first after top-p, else by id.
+void Draw::take_typical() {
+  weigh();
+  std::erase_if(kept_, [](const Candidate& candidate) { return candidate.weight == 0; });
+  const auto earlier = [](const Candidate& a, const Candidate& b) { return a.id < b.id; };
+  const auto before = rule_->top_p < 1 ? likelier : +earlier;
+  if (!std::is_sorted(kept_.begin(), kept_.end(), before)) {
+    std::sort(kept_.begin(), kept_.end(), before);
+  }
+  const double total = total_of_kept();
+  const auto count = std::int64_t(kept_.size());
+  results_.resize(count);
+  bounds_.resize(count);
+  for (std::int64_t i = 0; i < count; ++i) results_[i] = kept_[i].weight / total;
+  kernels_->logs(results_.data(), count, bounds_.data());
+  double expected = 0;
+  for (std::int64_t i = 0; i < count; ++i) {
+    results_[i] *= -bounds_[i];
+    expected += results_[i];
+  }
+  for (std::int64_t i = 0; i < count; ++i) {  // its rank is done with: from here on the distance
+    kept_[i].rank = std::bit_cast<std::uint64_t>(std::abs(-bounds_[i] - expected));
+  }
+  cut_to_nearest(rule_->typical_p * total);
+}
+
+// Keeps those of the lowest ranks whose weights reach `wanted`, halving where the last one may be.
+void Draw::cut_to_nearest(double wanted) {
+  const auto nearer = [](const Candidate& a, const Candidate& b) {
+    return a.rank < b.rank || (a.rank == b.rank && a.id < b.id);
+  };
+  auto low = kept_.begin();
+  auto high = kept_.end();
+  double reached = 0;  // of those before `low`
+  while (high - low > 1) {
+    const auto middle = low + (high - low) / 2;
+    std::nth_element(low, middle, high, nearer);
+    double more = 0;
+    for (auto each = low; each != middle; ++each) more += each->weight;
+    if (reached + more >= wanted) {
+      high = middle;
+    } else {
+      reached += more;
+      low = middle;
+    }
+  }
+  kept_.erase(high, kept_.end());
 }
 
 double Draw::total_of_kept() const {

@@ -1,5 +1,6 @@
 // Draws the tokens of a step's rows: the arg-max of logits / T + Gumbel noise over what top-k,
-// top-p and min-p keep. Same tokens as src/slipstream/engine/sampler.py, which is the reference.
+// top-p, min-p and typical-p keep. Same tokens as src/slipstream/engine/sampler.py, which is the
+// reference.
 #pragma once
 
 #include <cstdint>
@@ -21,6 +22,7 @@ struct DrawRule {
   std::int64_t top_k;     // 0: all
   double top_p;           // 1: all
   double score_lowest;    // the logarithm of min_p; -infinity: all
+  double typical_p;       // 1: all
   std::uint64_t keys[3];  // noise.py's noise_keys: of ids, of blocks' peaks, of their winners
 };
 

@@ -48,7 +48,7 @@ def random_row(generator, size):
         top_k=int(generator.choice([0, 0, 1, 2, 50, 300])),
         top_p=float(generator.choice([1, 1, 0.99, 0.9, 0.5, 1e-9])),
         min_p=float(generator.choice([0, 0, 0.01, 0.3, 1, 1e-310])),
-        typical_p=float(generator.choice([1, 1, 1, 0.8])),
+        typical_p=float(generator.choice([1, 1, 1, 0.8, 0.3, 1e-9])),
     )
     seed, index = int(generator.integers(2**63)), int(generator.integers(5000))
     return Row(random_logits(generator, size), params, seed, index)
@@ -105,7 +105,7 @@ def test_a_row_of_another_array_may_be_a_slice(samplers):
 
 def test_arrays_that_do_not_fit_are_refused():
     inner = native.Sampler("auto", 1)
-    row, controls, keys = np.zeros(4, np.float32), np.zeros((1, 5)), np.zeros((1, 3), np.uint64)
+    row, controls, keys = np.zeros(4, np.float32), np.zeros((1, 6)), np.zeros((1, 3), np.uint64)
     with pytest.raises(ValueError, match="entry for each row"):
         inner.draw([row, row], controls, keys, np.zeros(2, np.int64))
     with pytest.raises(ValueError, match="equally long"):

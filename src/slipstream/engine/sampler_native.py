@@ -1,7 +1,6 @@
 """Draws a step's tokens with the native kernels: the tokens of `sampler.py`, many times faster.
 
-The drawer calls it once per step with all rows; the GIL is released meanwhile. What the kernels do
-not know (typical-p) is drawn by the reference.
+The drawer calls it once per step with all rows; the GIL is released meanwhile.
 """
 
 import math
@@ -23,12 +22,11 @@ from slipstream.engine.sampler import (
     TokenLogprob,
     check_highest,
     logprob_entry,
-    sample,
 )
 from slipstream.errors import MachineError, SlipstreamError
 
 Floats = NDArray[np.float32]
-Controls = tuple[float, float, float, float, float]
+Controls = tuple[float, float, float, float, float, float]
 
 REFUSED = {-1: math.nan, -2: -math.inf}  # what a token below 0 says of the row's highest logit
 
@@ -50,15 +48,10 @@ class NativeSampler:
     def draw(self, rows: Sequence[Row]) -> list[int | SlipstreamError]:
         """See `Sampler`."""
         tokens: list[int | SlipstreamError] = []
-        drawn = iter(self._draw([row for row in rows if row.params.typical_p == 1]))
-        for row in rows:
+        for token in self._draw(rows):
             try:
-                if row.params.typical_p < 1:
-                    tokens.append(sample(row.logits, row.params, row.seed, row.index))
-                else:
-                    token = next(drawn)
-                    check_highest(REFUSED.get(token, 0.0))
-                    tokens.append(token)
+                check_highest(REFUSED.get(token, 0.0))
+                tokens.append(token)
             except SlipstreamError as error:
                 tokens.append(error)
         return tokens
@@ -96,10 +89,11 @@ class NativeSampler:
 def _controls(params: SamplingParams) -> Controls:
     """What csrc/bind_sampler.cpp reads."""
     if params.temperature == 0:
-        return 0.0, 0.0, 0.0, 1.0, -math.inf
+        return 0.0, 0.0, 0.0, 1.0, -math.inf, 1.0
     lowest = log_of(max(params.min_p, MIN_P_LOWEST)) if params.min_p else -math.inf
     inverse = float(inverse_of(params.temperature))
-    return params.temperature, inverse, float(params.top_k), params.top_p, lowest
+    top_k = float(params.top_k)
+    return params.temperature, inverse, top_k, params.top_p, lowest, params.typical_p
 
 
 def _keys(row: Row) -> tuple[int, int, int]:
