@@ -55,6 +55,7 @@ class Running:
         self.kv = program.new_kv(settings.page_counts)
         self.drawer = Drawer(settings.threads or thread_count())
         self.wait_s: float | None = None  # after a step: nothing to do for so long
+        self.before_compute: Callable[[], None] = lambda: None  # called by each step that computes
         self._adapter_slots = adapter_slots
         self._clock = clock
         self._answers: dict[int, Answer] = {}
@@ -137,6 +138,7 @@ class Running:
             self.kv.copy_page(source, copy, kind)
         self._count(plan, now)
         work = work_of(plan, self.scheduler.sequences, self._adapter_slots)
+        self.before_compute()
         logits = self.program.step(work.batch, self.kv)[:, : self.vocabulary]
         self._score_prompts(work, logits)
         drawn = self._sample(work, logits)

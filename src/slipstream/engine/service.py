@@ -1,9 +1,11 @@
 """The engine on a thread of its own, with an asynchronous front for servers.
 
     event loop                          │ engine thread
-    submit ── inbox ───────────────────▶│ take everything from the inbox
-    async for delta in stream ◀─ queue ─│ step, then hand over all its deltas in one call
+    submit ── inbox ───────────────────▶│ take everything from the inbox, plan the next step
+    more() of each stream ◀── one call ─│ hand over all deltas of the step before
+    (events are written meanwhile)      │ run the step: C++, without the GIL
 
+So the loop and the thread want the GIL at different times, and no step waits for a client's text.
 Each client gets its own deltas, an exception in words if a step fails, and never silence. A client
 that goes away is cancelled before the next step.
 """
@@ -11,13 +13,14 @@ that goes away is cancelled before the next step.
 import asyncio
 import logging
 import threading
-from collections.abc import AsyncIterator, Callable
+import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from queue import Empty, SimpleQueue
-from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 from slipstream.engine.answer import Delta
+from slipstream.engine.answer_stream import AnswerStream
 from slipstream.engine.engine import Engine
 from slipstream.engine.request import Request
 from slipstream.engine.stats import Snapshot
@@ -25,65 +28,29 @@ from slipstream.errors import EngineError, UnavailableError
 
 log = logging.getLogger("slipstream.engine")
 
-Letter = Delta | Exception
 Result = TypeVar("Result")
-
-
-class AnswerStream(AsyncIterator[Delta]):
-    """One client's deltas. Use it as a context: leaving it early cancels the request.
-
-    >>> with service.submit(request) as stream:
-    ...     async for delta in stream: ...
-    """
-
-    def __init__(self, service: "Service", request: Request) -> None:
-        self.request = request
-        self._service = service
-        self._queue: asyncio.Queue[Letter] = asyncio.Queue()
-        self._ended = False
-
-    async def __anext__(self) -> Delta:
-        if self._ended:
-            raise StopAsyncIteration
-        letter = await self._queue.get()
-        if isinstance(letter, Exception):
-            self._ended = True
-            raise letter
-        self._ended = letter.finish is not None
-        return letter
-
-    def cancel(self) -> None:
-        """Ends the request if it has not ended; its pages are free before the next step."""
-        if not self._ended:
-            self._ended = True
-            self._service._cancel(self.request.id)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.cancel()
 
 
 class Service:
     """Owns the engine's thread. `start` it inside the event loop that its clients run in.
 
     `submit`, `drain` and `stop` belong to that loop; only the inbox crosses over to the thread.
+    `on_gaps` gets the seconds between tokens of the answers that a step has added to.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(
+        self, engine: Engine, on_gaps: Callable[[Sequence[float]], None] = lambda gaps: None
+    ) -> None:
         self.engine = engine
+        self.on_gaps = on_gaps
+        engine.running.before_compute = self._hand_over
         # an id: cancel; a function: call it; None: stop
         self._inbox: SimpleQueue[Request | int | Callable[[], None] | None] = SimpleQueue()
         self._streams: dict[int, AnswerStream] = {}
         self._calls: set[Future[Any]] = set()  # not yet done
         self._thread = threading.Thread(target=self._serve, name="engine", daemon=True)
         self._steps_checked = 0
+        self._computed: list[Delta] = []  # by the last step, not yet handed over
         self._wait_s: float | None = None  # a dynamic batch is being filled
         self._draining = False
         self._drained = asyncio.Event()
@@ -113,7 +80,7 @@ class Service:
         """Queues a request made by `engine.request`. UnavailableError once draining has begun."""
         if not self.alive:
             raise UnavailableError("the server is stopping; send the request to another one")
-        stream = AnswerStream(self, request)
+        stream = AnswerStream(request, self._cancel)
         self._streams[request.id] = stream
         self._inbox.put(request)
         return stream
@@ -166,6 +133,7 @@ class Service:
         return stream
 
     def _deliver(self, deltas: list[Delta]) -> None:
+        now, gaps = time.perf_counter(), []
         for delta in deltas:
             if delta.error is not None:
                 self._deliver_error(delta.request_id, delta.error)
@@ -173,13 +141,20 @@ class Service:
             ended = delta.finish is not None
             request_id = delta.request_id
             stream = self._close(request_id) if ended else self._streams.get(request_id)
-            if stream is not None:
-                stream._queue.put_nowait(delta)
+            if stream is None:
+                continue
+            if delta.ids:
+                if stream.arrived_s is not None:
+                    gaps.append(now - stream.arrived_s)
+                stream.arrived_s = now
+            stream.hear(delta)
+        if gaps:
+            self.on_gaps(gaps)
 
     def _deliver_error(self, request_id: int, error: Exception) -> None:
         stream = self._close(request_id)
         if stream is not None:
-            stream._queue.put_nowait(error)
+            stream.hear(error)
 
     def _give_up(self, error: Exception) -> None:
         self._draining = True
@@ -205,17 +180,27 @@ class Service:
                 deltas = self.engine.step()
                 self._wait_s = self.engine.wait_s
             except Exception as error:  # told to every client; the engine starts afresh
+                self._hand_over()
                 self._fail(error)
             else:
-                if deltas:
-                    self._loop.call_soon_threadsafe(self._deliver, deltas)
+                self._hand_over()  # what a step that computed nothing has left
+                self._computed = deltas
+        self._hand_over()
         self.engine.cancel_all()
+
+    def _hand_over(self) -> None:
+        """All deltas of a step in one call. The engine calls it when it is about to compute."""
+        if self._computed:
+            deltas, self._computed = self._computed, []
+            self._loop.call_soon_threadsafe(self._deliver, deltas)
 
     def _take_inbox(self) -> bool:
         """Applies what has arrived; with nothing to do, waits for something. False: stop."""
         try:
             while True:
                 letter = self._inbox.get(*self._patience())
+                if not isinstance(letter, Request):
+                    self._hand_over()
                 if letter is None:
                     return False
                 if isinstance(letter, Request):
@@ -230,10 +215,14 @@ class Service:
     def _patience(self) -> tuple[bool, float | None]:
         """Whether to wait for something to arrive, and for how long: as `SimpleQueue.get` asks."""
         if self.engine.idle:
+            self._hand_over()
             self._check_books()
             return True, None
         wait_s, self._wait_s = self._wait_s, None
-        return (True, wait_s) if wait_s else (False, None)
+        if not wait_s:
+            return False, None
+        self._hand_over()
+        return True, wait_s
 
     def _check_books(self) -> None:
         """Whenever there is nothing to do. Wrong pages would be wrong answers: the thread ends."""

@@ -95,6 +95,10 @@ class Admission:
         """Counts tokens of an answer against the account of its request."""
         self.limits.accounts.of(request.key).spend_tokens(tokens)
 
+    def counts_tokens(self, request: Request) -> bool:
+        """Whether the account of a request may use so many tokens a minute only."""
+        return self.limits.accounts.of(request.key).limits.tpm is not None
+
     def estimated_wait_s(self) -> float:
         """How long until a place is likely to be free, from how long requests have been taking."""
         seen = self.service.snapshot()

@@ -6,7 +6,7 @@ deterministic requests are kept and shared: another draw of an unseeded one is a
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from types import TracebackType
@@ -22,11 +22,16 @@ YIELD_EVERY = 64  # deltas of a replay between turns for others
 
 
 class Source(Protocol):
-    """One answer's deltas. As a context: leaving it early cancels what has not ended."""
+    """One answer's deltas. As a context: leaving it early cancels what has not ended.
 
-    def __aiter__(self) -> AsyncIterator[Delta]: ...
+    patient  `more` waits until the answer is complete
+    """
 
-    async def __anext__(self) -> Delta: ...
+    patient: bool
+
+    async def more(self) -> Sequence[Delta]:
+        """What has come since the last call, waiting for something; nothing after the end."""
+        ...
 
     def __enter__(self) -> Self: ...
 
@@ -117,24 +122,28 @@ def _led(request: Request, computed: Sequence[Request]) -> Request:
     return replace(request, leader=None)
 
 
-class Replay(AsyncIterator[Delta]):
+class Replay:
     """A kept answer as one request's: the same deltas, its own id and timings."""
 
     def __init__(self, request: Request, kept: Sequence[Delta], arrived_s: float) -> None:
         self.request = request
+        self.patient = False
         self._kept = kept
         self._next = 0
         self._arrived_s = arrived_s
         self._started_s = time.monotonic()
 
-    async def __anext__(self) -> Delta:
-        if self._next == len(self._kept):
-            raise StopAsyncIteration
-        if self._next % YIELD_EVERY == YIELD_EVERY - 1:
+    async def more(self) -> Sequence[Delta]:
+        """The next so many; others have their turn in between."""
+        if self._next:
             await asyncio.sleep(0)
-        delta = replace(self._kept[self._next], request_id=self.request.id)
-        self._next += 1
-        return delta if delta.finish is None else replace(delta, timings=self._timings())
+        some = self._kept[self._next : self._next + YIELD_EVERY]
+        self._next += len(some)
+        return [self._own(delta) for delta in some]
+
+    def _own(self, delta: Delta) -> Delta:
+        timings = None if delta.finish is None else self._timings()
+        return replace(delta, request_id=self.request.id, timings=timings)
 
     def __enter__(self) -> Self:
         return self

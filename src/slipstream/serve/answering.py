@@ -4,7 +4,7 @@ Handlers choose a shape (`Reply`) and call `respond`; those with shapes of their
 or `completions`. Leaving early cancels what has not ended.
 """
 
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import ExitStack, aclosing
 
 from starlette.requests import Request
@@ -19,9 +19,10 @@ from slipstream.serve.refusal import TimedOut
 from slipstream.serve.replies import Json, Reply
 from slipstream.serve.response_cache_use import CacheUse, use_of
 from slipstream.serve.served import Served
-from slipstream.serve.stream import ClientGone, EventStream, merged, unless_gone
+from slipstream.serve.stream import Burst, ClientGone, EventStream, News, merged, unless_gone
 
 CLIENT_CLOSED = 499  # as nginx says it; nobody receives it, metrics count it
+BROKEN_OFF = ("timeout", "cancelled")  # what `refuse_unfinished` refuses
 MODEL_HEADER = "X-Slipstream-Model"  # the version that answered
 
 
@@ -36,7 +37,7 @@ async def respond(
     """The answers to `requests` as one response, whole or as a stream of events."""
     use = use_of(http)
     if stream:
-        events = EventStream(_events(served, reply, requests, use), reply.framing)
+        events = EventStream(_bursts(served, reply, requests, use), reply.framing)
         use.headers = events.headers  # sent with the first event: by then the outcome is known
         events.headers[MODEL_HEADER] = served.label
         return events
@@ -57,49 +58,75 @@ async def completions(
             refuse_unfinished(done)
         return found
     collected: list[list[Delta]] = [[] for _ in requests]
-    async with aclosing(deltas(served, requests, use)) as arriving:
-        async for index, delta in arriving:
-            refuse_unfinished(delta)
-            collected[index].append(delta)
+    async with aclosing(arrivals(served, requests, use, patient=True)) as arriving:
+        async for index, news in arriving:
+            refuse_unfinished(news[-1])
+            collected[index] += news
     return _folded(requests, collected)
 
 
 async def deltas(
     served: Served, requests: Sequence[EngineRequest], use: CacheUse | None = None
 ) -> AsyncGenerator[tuple[int, Delta], None]:
+    """The same as `arrivals`, one by one."""
+    async with aclosing(arrivals(served, requests, use)) as arriving:
+        async for index, news in arriving:
+            for delta in news:
+                yield index, delta
+
+
+async def arrivals(
+    served: Served,
+    requests: Sequence[EngineRequest],
+    use: CacheUse | None = None,
+    *,
+    patient: bool = False,
+) -> AsyncGenerator[News, None]:
     """Yields the deltas of the requests, from the cache, from equal requests under way, or from
     the engine; left early, it cancels what has not ended.
 
-    `use` says what the cache may do (None: all it can) and is told what it did.
+    `use` says what the cache may do (None: all it can) and is told what it did. `patient`: each
+    answer may come at once, when it is complete.
     """
     use = use or CacheUse()
     looked = await look_up(served, requests, use)
     computed = to_compute(served, looked, use)
     paid = {request.id for request in computed}
+    patient = patient and not any(map(served.admission.counts_tokens, computed))
     with ExitStack() as stack:
         stack.enter_context(served.admission.places(computed))
         streams = [stack.enter_context(open_source(served, one, use, computed)) for one in looked]
+        for stream in streams:
+            stream.patient = patient
         watched = served.metrics.watched(merged(streams), len(streams))
         async with aclosing(watched) as arriving:
-            async for index, delta in arriving:
+            async for index, news in arriving:
                 if requests[index].id in paid:
-                    served.admission.spend(requests[index], len(delta.ids))
-                yield index, delta
+                    tokens = sum(len(delta.ids) for delta in news)
+                    served.admission.spend(requests[index], tokens)
+                yield index, news
 
 
-async def _events(
+async def _bursts(
     served: Served, reply: Reply, requests: Sequence[EngineRequest], use: CacheUse
-) -> AsyncIterator[Json]:
-    """The events of a stream, in the reply's shape."""
+) -> AsyncGenerator[Burst, None]:
+    """The events of a stream, in the reply's shape; the last burst tells how it ended."""
     collected: list[list[Delta]] = [[] for _ in requests]
-    async with aclosing(deltas(served, requests, use)) as arriving:
-        async for index, delta in arriving:
-            refuse_unfinished(delta)
-            collected[index].append(delta)
-            for event in reply.events(index, delta):
-                yield event
-    for event in reply.closing(_folded(requests, collected)):
-        yield event
+    answers = len(requests)
+    async with aclosing(arrivals(served, requests, use)) as arriving:
+        async for index, news in arriving:
+            events: list[Json | bytes] = []
+            for delta in news:
+                if events and delta.finish in BROKEN_OFF:
+                    yield Burst(events)
+                refuse_unfinished(delta)
+                collected[index].append(delta)
+                events += reply.events(index, delta)
+            answers -= news[-1].finish is not None
+            if not answers:
+                events += reply.closing(_folded(requests, collected))
+            if events:
+                yield Burst(events, last=not answers)
 
 
 def refuse_unfinished(delta: Delta | Completion) -> None:

@@ -1,21 +1,21 @@
 """What the server tells Prometheus; names are vLLM's, under ``slipstream:``.
 
 `Metrics` is one model's: gauges and token counts are read from the engine when scraped, latencies
-are observed as deltas pass by on their way to clients. `ServerMetrics` is about the whole process.
-`exposition` writes them all as one page.
+are observed when tokens are handed over and when answers end. `ServerMetrics` is about the whole
+process. `exposition` writes them all as one page.
 """
 
-import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
-from slipstream.engine.answer import Delta, Timings
+from slipstream.engine.answer import Timings
 from slipstream.engine.stats import Snapshot
 from slipstream.serve import tracing
+from slipstream.serve.stream import News
 from slipstream.serve.traffic import Traffic
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
@@ -65,31 +65,26 @@ class Metrics:
         )
 
     async def watched(
-        self, deltas: AsyncIterator[tuple[int, Delta]], answers: int
-    ) -> AsyncGenerator[tuple[int, Delta], None]:
-        """Passes on the deltas of so many answers, observing when they come and how each ends."""
+        self, arriving: AsyncIterator[News], answers: int
+    ) -> AsyncGenerator[News, None]:
+        """Passes on the deltas of so many answers, observing how each ends."""
         try:
-            async for item in self._observed(deltas):
-                answers -= item[1].finish is not None
-                yield item
+            async for news in arriving:
+                last = news[1][-1]
+                answers -= last.finish is not None
+                if last.finish is not None and last.timings is not None:
+                    self._ended.labels(*self._names, last.finish).inc()
+                    self._observe(last.timings)
+                    tracing.current().answer(self._names[0], last.finish, last.timings)
+                yield news
         finally:
             if answers:  # left or failed before the end
                 self._ended.labels(*self._names, "abort").inc(answers)
 
-    async def _observed(
-        self, deltas: AsyncIterator[tuple[int, Delta]]
-    ) -> AsyncGenerator[tuple[int, Delta], None]:
-        last_s: dict[int, float] = {}
-        async for index, delta in deltas:
-            now = time.perf_counter()
-            if index in last_s:
-                self._gap.observe(now - last_s[index])
-            last_s[index] = now
-            if delta.finish is not None and delta.timings is not None:
-                self._ended.labels(*self._names, delta.finish).inc()
-                self._observe(delta.timings)
-                tracing.current().answer(self._names[0], delta.finish, delta.timings)
-            yield index, delta
+    def gaps(self, seconds: Sequence[float]) -> None:
+        """The times between tokens of answers that a step has added to."""
+        for one in seconds:
+            self._gap.observe(one)
 
     def count_cache(self, outcome: str) -> None:
         """An answer came from the response cache, from an equal request, or was computed."""

@@ -13,7 +13,7 @@ from slipstream.engine.codec import Decoder
 from slipstream.serve.openai_logprobs import chat_logprobs, prompt_logprobs
 from slipstream.serve.replies import Json, fresh_id, usage
 from slipstream.serve.splitter import Splitter
-from slipstream.serve.stream import SERVER_SENT, Framing
+from slipstream.serve.stream import HOLE, SERVER_SENT, Framing, Template
 from slipstream.serve.tools.events import CallArguments, CallBegun, Event, Message, Said, Thought
 
 
@@ -32,6 +32,7 @@ class ChatReply:
     created: int = field(default_factory=lambda: int(time.time()))
     framing: Framing = SERVER_SENT
     _splitters: dict[int, Splitter] = field(default_factory=dict)
+    _said: dict[int, Template] = field(default_factory=dict)
 
     def whole(self, completions: Sequence[Completion]) -> Json:
         """A response object with one choice per completion."""
@@ -39,7 +40,7 @@ class ChatReply:
         frame = self._frame("chat.completion")
         return {**frame, "choices": choices, "usage": usage(completions, self.n)}
 
-    def events(self, index: int, delta: Delta) -> Iterable[Json]:
+    def events(self, index: int, delta: Delta) -> Iterable[Json | bytes]:
         """Chunks, one per event; the first says who speaks, the last how it ended."""
         first = index not in self._splitters
         if first:
@@ -48,6 +49,11 @@ class ChatReply:
         events = splitter.push(delta.text)
         if delta.finish is not None:
             events += splitter.finish()
+        if not (first or delta.logprobs or delta.finish):
+            match events:
+                case [Said(text)]:
+                    yield self._plain(index).filled(text)
+                    return
         pieces = [self._spelled(event) for event in events]
         if not pieces:
             if not (first or delta.logprobs or delta.finish):
@@ -62,6 +68,15 @@ class ChatReply:
             if place == len(pieces) - 1:
                 choice["finish_reason"] = finish_reason(delta.finish, splitter.calls)
             yield {**self._frame("chat.completion.chunk"), "choices": [choice]}
+
+    def _plain(self, index: int) -> Template:
+        """A chunk with nothing but text that is said."""
+        if index not in self._said:
+            delta, ending = {"content": HOLE}, {"logprobs": None, "finish_reason": None}
+            choice = {"index": index, "delta": delta, **ending}
+            content = {**self._frame("chat.completion.chunk"), "choices": [choice]}
+            self._said[index] = Template(self.framing, content)
+        return self._said[index]
 
     def closing(self, completions: Sequence[Completion]) -> Iterable[Json]:
         """Usage, if asked for."""

@@ -9,7 +9,7 @@ from slipstream.engine.codec import Decoder
 from slipstream.engine.sampler import TokenLogprob
 from slipstream.serve.openai_logprobs import completion_logprobs, prompt_logprobs
 from slipstream.serve.replies import Json, fresh_id, usage
-from slipstream.serve.stream import SERVER_SENT, Framing
+from slipstream.serve.stream import HOLE, SERVER_SENT, Framing, Template
 
 
 @dataclass
@@ -31,20 +31,29 @@ class CompletionReply:
     created: int = field(default_factory=lambda: int(time.time()))
     framing: Framing = SERVER_SENT
     _lengths: dict[int, int] = field(default_factory=dict)  # characters given out, by answer
+    _plain: dict[int, Template] = field(default_factory=dict)  # chunks with nothing but text
 
     def whole(self, completions: Sequence[Completion]) -> Json:
         """A response object with one choice per completion."""
         choices = [self._choice(index, done, done.text) for index, done in enumerate(completions)]
         return {**self._frame(), "choices": choices, "usage": usage(completions, self.n)}
 
-    def events(self, index: int, delta: Delta) -> Iterable[Json]:
+    def events(self, index: int, delta: Delta) -> Iterable[Json | bytes]:
         """A chunk, unless there is nothing to show in it."""
+        if index in self._plain and not delta.logprobs and delta.finish is None:
+            if delta.text:
+                self._lengths[index] += len(delta.text)
+                yield self._plain[index].filled(delta.text)
+            return
         first = index not in self._lengths
         if not (first or delta.text or delta.logprobs or delta.finish):
             return
         choice = self._choice(index, delta, delta.text, first)
         self._lengths[index] = self._lengths.get(index, 0) + len(choice["text"])
         yield {**self._frame(), "choices": [choice]}
+        if first and not delta.logprobs:
+            bare = self._choice(index, Delta(delta.request_id, (), ""), HOLE, first=False)
+            self._plain[index] = Template(self.framing, {**self._frame(), "choices": [bare]})
 
     def closing(self, completions: Sequence[Completion]) -> Iterable[Json]:
         """Usage, if asked for."""

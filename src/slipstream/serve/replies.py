@@ -30,8 +30,11 @@ class Reply(Protocol):
         """The body of a response that is not streamed."""
         ...
 
-    def events(self, index: int, delta: Delta) -> Iterable[Json]:
-        """What the next delta of answer `index` adds to the stream; often one event."""
+    def events(self, index: int, delta: Delta) -> Iterable[Json | bytes]:
+        """What the next delta of answer `index` adds to the stream; often one event.
+
+        Bytes are an event that is framed already.
+        """
         ...
 
     def closing(self, completions: Sequence[Completion]) -> Iterable[Json]:

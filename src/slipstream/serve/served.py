@@ -101,6 +101,7 @@ class Served:
         self.service = Service(self.engine)
         self.admission = Admission(self.service, self.limits)
         self.metrics = Metrics(self.name, self.service.snapshot, self.version)
+        self.service.on_gaps = self.metrics.gaps
         self.flights = Flights(self.service)
 
     @cached_property

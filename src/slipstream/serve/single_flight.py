@@ -10,16 +10,25 @@ own id, deadline and timings. Used by `answer_sources` within the event loop.
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
+from functools import partial
 from types import TracebackType
-from typing import Self
+from typing import Any, NamedTuple, Self
 
 from slipstream.engine.answer import Delta, Timings
+from slipstream.engine.answer_stream import AnswerStream, Letter
 from slipstream.engine.request import Request
-from slipstream.engine.service import AnswerStream, Service
+from slipstream.engine.service import Service
 
-Keep = Callable[[Sequence[Delta]], Awaitable[None]]
+Keep = Callable[[Sequence[Delta]], Coroutine[Any, Any, None]]
+
+
+class Waiter(NamedTuple):
+    """Somebody who waits for a flight to move, or patiently for its end."""
+
+    moved: asyncio.Future[None]
+    patient: bool
 
 
 class Flight:
@@ -29,7 +38,7 @@ class Flight:
         self.deltas: list[Delta] = []
         self.error: Exception | None = None
         self.followers = 0
-        self._waiting: list[asyncio.Future[None]] = []
+        self._waiting: list[Waiter] = []
 
     @property
     def ended(self) -> bool:
@@ -37,21 +46,31 @@ class Flight:
         return self.error is not None or bool(self.deltas and self.deltas[-1].finish)
 
     def push(self, news: Delta | Exception) -> None:
-        """Adds a delta, or the error that ends the flight, and wakes those who wait."""
+        """Adds a delta, or the error that ends the flight, and wakes those who wait for it."""
         if isinstance(news, Exception):
             self.error = news
         else:
             self.deltas.append(news)
+        if not self._waiting:
+            return
+        ended = self.ended
         waiting, self._waiting = self._waiting, []
         for one in waiting:
-            if not one.done():  # cancelled, with its follower
-                one.set_result(None)
+            if one.patient and not ended:
+                self._waiting.append(one)
+            elif not one.moved.done():  # cancelled, with its follower
+                one.moved.set_result(None)
 
-    async def moved(self) -> None:
-        """Waits for the next `push`."""
-        moved = asyncio.get_running_loop().create_future()
-        self._waiting.append(moved)
-        await moved
+    async def moved(self, *, patient: bool = False) -> None:
+        """Waits for the next `push`; patiently: for the last one."""
+        waiter = Waiter(asyncio.get_running_loop().create_future(), patient)
+        self._waiting.append(waiter)
+        try:
+            await waiter.moved
+        except asyncio.CancelledError:
+            if waiter in self._waiting:
+                self._waiting.remove(waiter)
+            raise
 
 
 class Flights:
@@ -60,10 +79,11 @@ class Flights:
     def __init__(self, service: Service) -> None:
         self._service = service
         self._flights: dict[str, Flight] = {}
-        self._tasks: dict[Flight, asyncio.Task[None]] = {}
+        self._streams: dict[Flight, AnswerStream] = {}  # of flights under way
+        self._keeping: set[asyncio.Task[None]] = set()
 
     def __len__(self) -> int:
-        return len(self._tasks)
+        return len(self._streams) + len(self._keeping)
 
     def __contains__(self, key: str) -> bool:
         return key in self._flights
@@ -79,40 +99,41 @@ class Flights:
         """
         stream = self._service.submit(replace(request, deadline_s=None))
         flight = self._flights[key] = Flight()
-        self._tasks[flight] = asyncio.create_task(self._run(key, flight, stream, keep))
+        self._streams[flight] = stream
+        stream.hear = partial(self._hear, key, flight, keep)
         return Follower(self, key, flight, request)
 
     def leave(self, key: str, flight: Flight) -> None:
         """A follower has gone; the last one takes the computation along."""
         flight.followers -= 1
         if not flight.followers and not flight.ended:
-            self._forget(key, flight)
-            self._tasks[flight].cancel()
+            self._forget(key, flight).cancel()
 
-    async def _run(self, key: str, flight: Flight, stream: AnswerStream, keep: Keep) -> None:
-        try:
-            with stream:
-                async for delta in stream:
-                    flight.push(delta)
-        except Exception as error:
-            flight.push(error)
-        else:
+    def _hear(self, key: str, flight: Flight, keep: Keep, letter: Letter) -> None:
+        ended = isinstance(letter, Exception) or letter.finish is not None
+        if ended:
             self._forget(key, flight)
-            await keep(flight.deltas)
-        finally:
-            self._forget(key, flight)
-            del self._tasks[flight]
+        flight.push(letter)
+        if ended and flight.error is None:
+            keeping = asyncio.create_task(keep(flight.deltas))
+            self._keeping.add(keeping)
+            keeping.add_done_callback(self._keeping.discard)
 
-    def _forget(self, key: str, flight: Flight) -> None:
+    def _forget(self, key: str, flight: Flight) -> AnswerStream:
         if self._flights.get(key) is flight:
             del self._flights[key]
+        return self._streams.pop(flight)
 
 
-class Follower(AsyncIterator[Delta]):
-    """One request's deltas, from a flight. Use it as a context: leaving is told to the flight."""
+class Follower:
+    """One request's deltas, from a flight. Use it as a context: leaving is told to the flight.
+
+    patient  `more` waits until the answer is complete
+    """
 
     def __init__(self, flights: Flights, key: str, flight: Flight, request: Request) -> None:
         self.request = request
+        self.patient = False
         self._flights = flights
         self._key = key
         self._flight = flight
@@ -122,34 +143,44 @@ class Follower(AsyncIterator[Delta]):
         self._first_s: float | None = None
         flight.followers += 1
 
-    async def __anext__(self) -> Delta:
+    async def more(self) -> Sequence[Delta]:
+        """What has come since the last call, waiting for something; nothing after the end."""
         if self._gone:
-            raise StopAsyncIteration
+            return ()
         if not await self._has_next():
-            return self._timed_out()
-        if self._next == len(self._flight.deltas):
+            return (self._timed_out(),)
+        news = self._flight.deltas[self._next :]
+        if not news:
             assert self._flight.error is not None
             self.cancel()
             raise self._flight.error
-        delta = self._flight.deltas[self._next]
-        self._next += 1
+        self._next += len(news)
         if self._first_s is None:
             self._first_s = time.monotonic()
-        return self._own(delta)
+        if news[0].request_id == self.request.id and news[-1].finish is None:
+            return news
+        return [self._own(delta) for delta in news]
 
     async def _has_next(self) -> bool:
         """Waits for something to read; False if the request's deadline has passed before."""
-        flight, deadline_s = self._flight, self.request.deadline_s
-        while self._next == len(flight.deltas) and flight.error is None:
-            if deadline_s is None:
-                await flight.moved()
-                continue
-            try:
-                async with asyncio.timeout_at(deadline_s):
-                    await flight.moved()
-            except TimeoutError:
-                return False
+        deadline_s = self.request.deadline_s
+        if not self._must_wait():
+            return True
+        try:
+            async with asyncio.timeout_at(deadline_s):
+                while self._must_wait():
+                    await self._flight.moved(patient=self.patient)
+        except TimeoutError:
+            return False
         return True
+
+    def _must_wait(self) -> bool:
+        flight = self._flight
+        return (
+            not flight.ended
+            if self.patient
+            else self._next == len(flight.deltas) and not flight.error
+        )
 
     def cancel(self) -> None:
         """Leaves the flight, if it has not been left."""

@@ -6,22 +6,33 @@ pages are freed at once.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+import uuid
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from pydantic_core import to_json
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from slipstream.engine.answer import Delta
 from slipstream.serve.refusal import Refusal, refusal_of
 
 Event = dict[str, Any]
+News = tuple[int, Sequence[Delta]]  # an answer's index, and what has come of it; never nothing
 Result = TypeVar("Result")
 
+HOLE = uuid.uuid4().hex  # nobody can say this by chance
 EVENT_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+
+
+class Source(Protocol):
+    """One answer's deltas."""
+
+    async def more(self) -> Sequence[Delta]:
+        """What has come since the last call, waiting for something; nothing after the end."""
+        ...
 
 
 class ClientGone(Exception):
@@ -51,18 +62,18 @@ async def _disconnect(receive: Receive) -> None:
         pass
 
 
-async def merged(streams: Sequence[AsyncIterator[Delta]]) -> AsyncIterator[tuple[int, Delta]]:
-    """The deltas of several answers as they come, each with the index of its stream."""
+async def merged(streams: Sequence[Source]) -> AsyncGenerator[News, None]:
+    """The deltas of several answers as they come, each time with the index of the stream."""
     if len(streams) == 1:
-        async for delta in streams[0]:
-            yield 0, delta
+        while deltas := await streams[0].more():
+            yield 0, deltas
         return
-    queue: asyncio.Queue[tuple[int, Delta] | Exception | None] = asyncio.Queue()
+    queue: asyncio.Queue[News | Exception | None] = asyncio.Queue()
 
-    async def forward(index: int, stream: AsyncIterator[Delta]) -> None:
+    async def forward(index: int, stream: Source) -> None:
         try:
-            async for delta in stream:
-                queue.put_nowait((index, delta))
+            while deltas := await stream.more():
+                queue.put_nowait((index, deltas))
             queue.put_nowait(None)
         except Exception as error:
             queue.put_nowait(error)
@@ -93,18 +104,25 @@ class Framing:
     end: bytes
 
 
+class Burst(NamedTuple):
+    """Events that are sent together, in one write; `last`: the stream ends with them."""
+
+    events: Sequence[Event | bytes]  # bytes are framed already
+    last: bool = False
+
+
 class EventStream(Response):
-    """Sends each of `events` as it comes, then the framing's end.
+    """Sends each burst of events as it comes, then the framing's end.
 
     Headers wait for the first event, so that what fails before it is refused with a status of its
     own. A failure after that is sent as an error event: the client is told, never left hanging.
     """
 
-    def __init__(self, events: AsyncIterator[Event], framing: Framing | None = None) -> None:
+    def __init__(self, bursts: AsyncGenerator[Burst, None], framing: Framing | None = None) -> None:
         self._framing = framing or SERVER_SENT
         super().__init__(headers=EVENT_HEADERS, media_type=self._framing.media_type)
         del self.headers["content-length"]
-        self._events = events
+        self._bursts = bursts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI: runs the stream until it ends or the client leaves."""
@@ -114,16 +132,38 @@ class EventStream(Response):
             return
 
     async def _send_all(self, send: Send) -> None:
-        async with aclosing(self._events) as events:  # type: ignore[type-var]
-            first = await anext(events)
+        async with aclosing(self._bursts) as bursts:
+            burst = await anext(bursts)
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-            await send(_body(self._framing.event(first)))
             try:
-                async for event in events:
-                    await send(_body(self._framing.event(event)))
+                while not burst.last:
+                    await send(self._body(burst))
+                    burst = await anext(bursts)
             except Exception as error:
-                await send(_body(self._framing.error(refusal_of(error))))
-            await send({**_body(self._framing.end), "more_body": False})
+                told = self._framing.error(refusal_of(error)) + self._framing.end
+                await send(_body(told, last=True))
+            else:
+                await send(self._body(burst))
+
+    def _body(self, burst: Burst) -> Message:
+        write = self._framing.event
+        data = b"".join([one if isinstance(one, bytes) else write(one) for one in burst.events])
+        return _body(data + self._framing.end if burst.last else data, last=burst.last)
+
+
+class Template:
+    """A framed event that is always the same but for one text: most of a stream is such events.
+
+    `content` has `HOLE` where the text goes.
+    """
+
+    def __init__(self, framing: Framing, content: Event) -> None:
+        self._before, hole, self._after = framing.event(content).partition(to_json(HOLE))
+        assert hole, "the event has no place for a text"
+
+    def filled(self, text: str) -> bytes:
+        """The event with this text."""
+        return self._before + to_json(text) + self._after
 
 
 def compact(content: Event) -> bytes:
@@ -135,8 +175,8 @@ def _data(content: Event) -> bytes:
     return b"data: " + to_json(content) + b"\n\n"
 
 
-def _body(data: bytes) -> dict[str, Any]:
-    return {"type": "http.response.body", "body": data, "more_body": True}
+def _body(data: bytes, *, last: bool) -> Message:
+    return {"type": "http.response.body", "body": data, "more_body": not last}
 
 
 SERVER_SENT = Framing(
