@@ -158,11 +158,13 @@ def put_off_collecting() -> None:
 def _run(name: str, words: list[str]) -> None:
     import typer  # noqa: PLC0415  here, so that --help does not pay for it
 
+    from slipstream.cli.lean_command import LeanCommand  # noqa: PLC0415  it imports typer
+
     verb = VERBS[name]
     command = import_module(verb.module).command
     epilog = None if "Example" in (command.__doc__ or "") else f"Example: {verb.example}"
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.command(name, epilog=epilog)(guarded(command))
+    app.command(name, cls=LeanCommand, epilog=epilog)(guarded(command))
     app(args=words, prog_name=f"slipstream {name}")
 
 
