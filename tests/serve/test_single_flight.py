@@ -188,12 +188,17 @@ async def _collected(served, requests):
 
 
 class FailsOnce(FakeProgram):
-    """Step `at` fails."""
+    """Step `at` fails, once the test has said so."""
 
     at = 3
 
+    def __init__(self, *args, **more):
+        super().__init__(*args, **more)
+        self.may_fail = threading.Event()
+
     def step(self, batch, kv):
         if self.steps == self.at:
+            assert self.may_fail.wait(20)
             self.steps += 1
             raise RuntimeError("out of luck")
         return super().step(batch, kv)
@@ -201,8 +206,13 @@ class FailsOnce(FakeProgram):
 
 @run_async
 async def test_an_error_reaches_all_and_the_next_one_is_answered():
-    served = served_of(FailsOnce(257, parrot("abcdef")))
-    told = await asyncio.gather(*(text_of(served) for _ in range(5)), return_exceptions=True)
+    program = FailsOnce(257, parrot("abcdef"))
+    served = served_of(program)
+    asking = asyncio.gather(*(text_of(served) for _ in range(5)), return_exceptions=True)
+    while sum(flight.followers for flight in served.flights.under_way) < 5:
+        await asyncio.sleep(0.01)
+    program.may_fail.set()
+    told = await asking
     assert all(isinstance(one, EngineError) and "out of luck" in str(one) for one in told)
     assert await text_of(served) == "abcdef"
     await at_rest(served)

@@ -88,6 +88,11 @@ class Flights:
     def __contains__(self, key: str) -> bool:
         return key in self._flights
 
+    @property
+    def under_way(self) -> list[Flight]:
+        """What is computed now."""
+        return list(self._streams)
+
     def follow(self, key: str, request: Request) -> "Follower":
         """Follows the flight of `key`, from its first delta on."""
         return Follower(self, key, self._flights[key], request)
