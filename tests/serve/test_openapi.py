@@ -14,7 +14,7 @@ from speakers import HERMES, speaker
 from starlette.routing import Route
 
 from slipstream.serve.admission import AdmissionLimits
-from slipstream.serve.app import make_app
+from slipstream.serve.app import complete, make_app
 from slipstream.serve.openapi import document
 from slipstream.serve.openapi_operations import OPERATIONS
 
@@ -35,6 +35,7 @@ def http(app):
 
 
 def test_every_route_is_in_the_document(app):
+    complete(app)
     made = document(app.routes)
     paths = {route.path.replace(":path", "") for route in app.routes if isinstance(route, Route)}
     assert set(made["paths"]) == paths

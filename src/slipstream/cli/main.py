@@ -156,6 +156,9 @@ def put_off_collecting() -> None:
 
 
 def _run(name: str, words: list[str]) -> None:
+    from slipstream.machine import pass_over_pydantic_plugins  # noqa: PLC0415  as typer
+
+    pass_over_pydantic_plugins()
     import typer  # noqa: PLC0415  here, so that --help does not pay for it
 
     from slipstream.cli.lean_command import LeanCommand  # noqa: PLC0415  it imports typer
