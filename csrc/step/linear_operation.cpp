@@ -23,7 +23,7 @@ std::string code_word(CodeFormat codes) {
     case CodeFormat::int4:
       return "int4";
   }
-  return "codes " + std::to_string(static_cast<int>(codes));
+  return "other";
 }
 
 std::int64_t divide_up(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
@@ -102,7 +102,8 @@ std::string LinearOperation::shape() const {
     if (format.has_minimums) text += "+m";
     if (!format.dense() && format.scales == ScaleFormat::f32) text += " scaled f32";
   }
-  return text + (source_.quantized < 0 ? " × f32" : " × int8/" + std::to_string(source_.group));
+  if (source_.quantized < 0) return text + " × f32";
+  return text + " × int8/" + std::to_string(source_.group);
 }
 
 std::size_t LinearOperation::size_bytes() const {

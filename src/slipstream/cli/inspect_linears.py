@@ -22,9 +22,10 @@ class Linears:
             return "default plans (SLIPSTREAM_TUNE is 0)"
         if not self.choices:
             return "default plans; the first start times them (or: slipstream bench kernels --tune)"
-        timed = [choice for rows in self.choices.values() for choice in rows.values()]
+        notes = [choice.note for rows in self.choices.values() for choice in rows.values()]
+        timed = sum(not note.startswith("not timed") for note in notes)
         chosen = "; ".join(self.chosen()) or "every default stays"
-        return f"{len(timed)} timed on this machine, {chosen}"
+        return f"{timed} of {len(notes)} timed on this machine, {chosen}"
 
     def chosen(self) -> list[str]:
         """A line for each plan that beat its default."""
