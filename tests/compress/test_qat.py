@@ -139,6 +139,15 @@ def test_what_cannot_be_trained_is_refused(tmp_path: Path) -> None:
         replace(QUICK, select=("nothing",)).run(edition, drive(tmp_path))
 
 
+def test_a_matrix_that_no_group_fits_is_named(tmp_path: Path) -> None:
+    edition = tiny_llama.edition(intermediate_size=88)
+    options = replace(QUICK, tokens=128)
+    after = options.run(edition, drive(tmp_path, original=edition))
+    named = [note.weight for note in after.notes]
+    assert named == [f"model.layers.{i}.mlp.down_proj.weight" for i in range(3)]
+    assert not isinstance(after.weights[named[0]], AffineTensor)
+
+
 @pytest.mark.slow
 def test_on_a_real_model_training_beats_rounding_to_nearest(
     tmp_path: Path, shared_data: Path

@@ -1,5 +1,6 @@
 """Carries out a `qat` pass: which matrices lie on which grids, and what is trained under them."""
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from slipstream.compress.passes.grid import Grid, fit_grid
@@ -7,7 +8,7 @@ from slipstream.compress.passes.rounding import selected
 from slipstream.compress.training.distilling import linears_of, stored_or, teach
 from slipstream.compress.training.fake_quant import Rounded, grid_of
 from slipstream.compress.training.parameters import Frozen, Full, LowRank, Parameters
-from slipstream.compress.work import Drive, Edition, roles_of
+from slipstream.compress.work import Drive, Edition, Note, roles_of
 from slipstream.errors import UnsupportedError
 from slipstream.formats.tensor import AffineTensor
 
@@ -16,14 +17,26 @@ if TYPE_CHECKING:
 
 
 def train_rounded(options: "Qat", edition: Edition, drive: Drive) -> Edition:
-    """The edition with its rounded weights; at once where an earlier run has finished."""
-    return stored_or(
-        drive, edition, lambda: teach(options, edition, drive, _parameters(options, edition))
-    )
+    """The edition with its rounded weights; at once where an earlier run has finished.
 
-
-def _parameters(options: "Qat", edition: Edition) -> Parameters:
+    What is selected and fits no group stays as it is, with a note.
+    """
     grids = grids_of(options, edition)
+    unfit = [
+        name
+        for name, parts in roles_of(edition.graph).items()
+        if selected(options.select, name, parts)
+        and name not in grids
+        and name not in edition.rounded
+    ]
+    after = stored_or(
+        drive, edition, lambda: teach(options, edition, drive, _parameters(options, edition, grids))
+    )
+    notes = [Note(name, "left as stored: its rows are no multiple of 16") for name in unfit]
+    return replace(after, notes=(*after.notes, *notes))
+
+
+def _parameters(options: "Qat", edition: Edition, grids: dict[str, Grid]) -> Parameters:
     if not grids:
         raise UnsupportedError("qat: no matrix is selected whose rows its groups fit")
     learned = options.steps == "learned"
