@@ -43,7 +43,7 @@ def main() -> None:
     peers = peers_of(options, model, todo[1])
     with ExitStack() as stack:
         enter = stack.enter_context
-        us = [enter(our_worker(name, model, options)) for name in names_of_us(options)]
+        us = [enter(our_worker(name, kv, model, options)) for name, kv in names_of_us(options)]
         them = [enter(worker) for worker in peers]
         workers = [*us, *them]
         agreement = greedy_agreement(workers, load(model).tokenizer.encode(TEXT))
@@ -82,6 +82,7 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--decode", type=int, default=64, help="tokens decoded, batch 1")
     parser.add_argument("--depth", type=int, default=8, help="tokens of context before decoding")
     parser.add_argument("--activations", default="auto", help="Slipstream's: auto, int8 or f32")
+    parser.add_argument("--kv", default="", help="Slipstream again with such pages: int8,int4")
     parser.add_argument("--twice", action="store_true", help="Slipstream twice: shows the noise")
     parser.add_argument("--short", action="store_true", help="few rounds, llama.cpp's own ubatch")
     parser.add_argument("--output", type=Path, help="JSON file (default: results/, dated)")
@@ -94,6 +95,12 @@ def random_ids(count: int) -> list[int]:
     """Ordinary tokens of any vocabulary, the same in every run."""
     draw = random.Random(0)
     return [draw.randrange(1000, 30000) for _ in range(count)]
+
+
+def context_of(options: argparse.Namespace) -> int:
+    """Positions that every contestant makes room for: whole pages, 4096 or more."""
+    needed = max(options.prompt, options.depth + options.decode)
+    return max(4096, -(-needed // 1024) * 1024)
 
 
 # ---- contestants ---------------------------------------------------------------------------------
@@ -134,15 +141,19 @@ def transformers_worker(model: str, options: argparse.Namespace, compiled: bool)
     return Worker(name, python_of(TRANSFORMERS), "worker_transformers.py", settings)
 
 
-def names_of_us(options: argparse.Namespace) -> Sequence[str]:
-    return (US, TWIN) if options.twice else (US,)
+def names_of_us(options: argparse.Namespace) -> Sequence[tuple[str, str]]:
+    """(name, pages) of each of ours: as it comes, perhaps again, and with other pages."""
+    plain = [(US, ""), (TWIN, "")] if options.twice else [(US, "")]
+    return [*plain, *((f"{US}, {kv} pages", kv) for kv in options.kv.split(",") if kv)]
 
 
-def our_worker(name: str, model: str, options: argparse.Namespace) -> Worker:
+def our_worker(name: str, kv: str, model: str, options: argparse.Namespace) -> Worker:
     settings = {
         "model": model,
         "threads": options.threads,
         "activations": options.activations,
+        "kv": kv or None,
+        "context": context_of(options),
     }
     imported_from = {"PYTHONPATH": str(Path(samples.__file__).parents[2])}
     return Worker(name, Path(sys.executable), "worker_slipstream.py", settings, imported_from)
@@ -157,7 +168,12 @@ def peer_settings(
     flash: bool, model: str, options: argparse.Namespace, prefill: Task
 ) -> dict[str, Any]:
     """llama.cpp's settings with the `ubatch` that makes its prefill fastest here."""
-    base = {"model": model, "threads": options.threads, "flash": flash}
+    base = {
+        "model": model,
+        "threads": options.threads,
+        "flash": flash,
+        "context": context_of(options),
+    }
     if options.short:
         return {**base, "ubatch": 512}
     best = {}
@@ -194,9 +210,8 @@ def report(result: Mapping[str, Any]) -> str:
         f"commit {result['commit']}; tokens per second, median (lowest…highest) of "
         f"{len(rates['decode'][US].values)} rounds in alternation",
         "",
-        "| | decode, batch 1 | prefill, 512 tokens | peak memory |".replace(
-            "512", str(result["tokens"]["prompt"])
-        ),
+        f"| | decode, batch 1, behind {result['tokens']['depth']} "
+        f"| prefill, {result['tokens']['prompt']} tokens | peak memory |",
         "|---|---:|---:|---:|",
     ]
     for name, facts in result["contestants"].items():
@@ -210,7 +225,7 @@ def report(result: Mapping[str, Any]) -> str:
 
 
 def ratio_line(task: str, rows: Mapping[str, Samples]) -> str:
-    peers = [name for name in rows if name not in (US, TWIN)]
+    peers = [name for name in rows if not name.startswith(US)]
     best = max(peers, key=lambda name: rows[name].median)
     noise = noise_band(rows[US], rows[TWIN]) if TWIN in rows else 0.0
     against = compare(rows[best], rows[US], noise)

@@ -1,7 +1,8 @@
 """The contestant llama.cpp, through the C interface that llama-cpp-python exposes.
 
 Timed as llama-bench does it: whole `llama_decode` calls, no sampling, the cache cleared before.
-Settings: {"model": path, "threads": n, "flash": bool, "ubatch": n}.
+Settings: {"model": path, "threads": n, "flash": bool, "ubatch": n,
+"context": n}.
 """
 
 import ctypes
@@ -12,7 +13,7 @@ from typing import Any
 import llama_cpp as ll
 from protocol import serve
 
-CONTEXT = 4096
+CONTEXT = 4096  # unless the task is deeper
 
 
 class LlamaCpp:
@@ -28,8 +29,7 @@ class LlamaCpp:
         if not self.model:
             raise RuntimeError(f"llama.cpp cannot load {settings['model']}")
         params = ll.llama_context_default_params()
-        params.n_ctx = CONTEXT
-        params.n_batch = CONTEXT
+        params.n_ctx = params.n_batch = settings.get("context", CONTEXT)
         params.n_ubatch = settings["ubatch"]
         params.n_threads = params.n_threads_batch = settings["threads"]
         params.flash_attn_type = (

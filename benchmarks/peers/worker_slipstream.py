@@ -1,6 +1,7 @@
 """The contestant Slipstream: the native backend, one program, timed as its peers are.
 
-Settings: {"model": path, "threads": n, "activations": "auto" | "int8" | "f32"}.
+Settings: {"model": path, "threads": n, "activations": "auto" | "int8" | "f32",
+"kv": how pages hold keys and values, or null, "context": n}.
 """
 
 import time
@@ -16,7 +17,7 @@ from slipstream.bench.workload import decode_batches, prefill_batch
 from slipstream.machine import forced_isa, machine
 from slipstream.models.load import load
 
-CONTEXT = 4096
+CONTEXT = 4096  # unless the task is deeper
 
 
 class Slipstream:
@@ -24,10 +25,14 @@ class Slipstream:
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
         model = load(settings["model"])
-        options = NativeOptions(threads=settings["threads"], activations=settings["activations"])
+        options = NativeOptions(
+            threads=settings["threads"],
+            activations=settings["activations"],
+            kv_dtype=settings.get("kv"),
+        )
         wishes = model.checkpoint.activations
         self.program = compile_native(model.graph, model.weights, options, settings=wishes)
-        self.kv = self.program.new_kv(CONTEXT // PAGE_SIZE)
+        self.kv = self.program.new_kv(settings.get("context", CONTEXT) // PAGE_SIZE)
         self.vocabulary = model.graph.vocabulary
 
     def prefill(self, ids: Sequence[int]) -> float:

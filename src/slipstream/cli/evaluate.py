@@ -10,6 +10,7 @@ from rich.table import Table
 
 from slipstream.backends.batch import Program
 from slipstream.backends.native import NativeOptions, compile_native
+from slipstream.cli.answering import KVChoice
 from slipstream.cli.search_show import Bars
 from slipstream.errors import RequestError, SourceError
 from slipstream.evaluate.divergence import baseline_for
@@ -17,6 +18,7 @@ from slipstream.evaluate.evaluation import Evaluation, evaluate_program
 from slipstream.evaluate.interval import Measured
 from slipstream.evaluate.perplexity import CHUNK_TOKENS
 from slipstream.evaluate.texts import read_chunks, sample_chunks, start_id
+from slipstream.formats.kv import KVType
 from slipstream.graph.passes.activations import Choice
 from slipstream.models.load import load
 from slipstream.models.model import Model
@@ -35,6 +37,7 @@ def command(  # noqa: PLR0917  each argument is an option of the command line
     ] = None,
     tokens: Annotated[int, typer.Option(min=128, help="Tokens to measure on.")] = 4096,
     activations: Annotated[str, typer.Option(help="Of the model: auto, int8 or f32.")] = "auto",
+    kv: KVChoice = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Measure perplexity, and with --baseline how far the model lies from the original.
@@ -50,7 +53,7 @@ def command(  # noqa: PLR0917  each argument is an option of the command line
         check_comparable(candidate, original)
     console = Console(stderr=as_json)
     with Bars(console) as bars:
-        program = compiled(candidate, read_choice(activations), exact=False)
+        program = compiled(candidate, read_choice(activations), exact=False, kv=kv)
         reference = None if original is None else compiled(original, "f32", exact=True)
         chunks = make_chunks(original or candidate, reference or program, text, tokens, bars)
         held = None if reference is None else baseline_for(reference, chunks)
@@ -64,9 +67,11 @@ def command(  # noqa: PLR0917  each argument is an option of the command line
         show(facts, found, console)
 
 
-def compiled(model: Model, activations: Choice, *, exact: bool) -> Program:
+def compiled(
+    model: Model, activations: Choice, *, exact: bool, kv: KVType | None = None
+) -> Program:
     """The model on the native kernels: as it is served, or as exactly as they can."""
-    options = NativeOptions(activations=activations, kv_dtype="float32" if exact else "bfloat16")
+    options = NativeOptions(activations=activations, kv_dtype="float32" if exact else kv)
     wishes = model.activations
     return compile_native(model.graph, model.weights, options, settings=wishes)
 

@@ -7,6 +7,7 @@ from slipstream.compress.passes.distill import Distill
 from slipstream.compress.passes.drop_blocks import DropBlocks
 from slipstream.compress.passes.drop_inputs import DropHeads, DropNeurons
 from slipstream.compress.passes.drop_width import DropWidth
+from slipstream.compress.passes.kv_cache import KVCache
 from slipstream.compress.passes.low_rank import LowRank
 from slipstream.compress.passes.mixed import Mixed
 from slipstream.compress.passes.pruners import Magnitude, SparseGpt, Wanda
@@ -35,6 +36,7 @@ METHODS: dict[str, type[Any]] = {
     "drop_neurons": DropNeurons,
     "drop_width": DropWidth,
     "low_rank": LowRank,
+    "kv_cache": KVCache,
     "share_layers": ShareLayers,
     "student": Student,
     "distill": Distill,

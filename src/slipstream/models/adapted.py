@@ -1,11 +1,12 @@
-"""What compression may have made of an architecture: layers that share weights, factored matrices.
+"""What compression may have made of an architecture: shared weights, factors, rounded keys.
 
 The section "slipstream" of a config says so; other software does not know it. Layers of different
 sizes are in that section too, and are read with the sizes (`models.config`).
 
     "slipstream": {"shares": [0, 0, 2, 2],                      layer 1 runs with layer 0's weights
                    "correction_rank": 16,                       and adds B · A · x of its own
-                   "low_rank": {"model.layers.0.mlp.up_proj.weight": 128}}       W = B · A, rank 128
+                   "low_rank": {"model.layers.0.mlp.up_proj.weight": 128},       W = B · A, rank 128
+                   "kv": "int8"}                      how keys and values are stored (`formats.kv`)
 """
 
 import re
@@ -13,12 +14,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from slipstream.errors import FileFormatError
+from slipstream.formats.kv import KV_FORMATS
 from slipstream.graph import ops
 from slipstream.graph.graph import Graph, Node, weights_of
 from slipstream.models.blocks import Blueprint
 from slipstream.models.config import Config
 
-KNOWN = frozenset({"layers", "shares", "correction_rank", "low_rank"})
+KNOWN = frozenset({"layers", "shares", "correction_rank", "low_rank", "kv"})
 
 _LAYER = re.compile(r"model\.layers\.(\d+)\.(.*)")
 
@@ -35,7 +37,17 @@ def adapted(blueprint: Blueprint, config: Config) -> Blueprint:
         raise FileFormatError(f"{section.where}: correction_rank goes with shares")
     if section.has("low_rank"):
         blueprint = _factored(blueprint, section)
+    if section.has("kv"):
+        blueprint = _stored_keys(blueprint, section)
     return blueprint
+
+
+def _stored_keys(blueprint: Blueprint, section: Config) -> Blueprint:
+    kv = section.values["kv"]
+    if kv not in KV_FORMATS:
+        known = ", ".join(KV_FORMATS)
+        raise FileFormatError(f"{section.where}: kv is one of {known}, not {kv!r}")
+    return replace(blueprint, graph=replace(blueprint.graph, kv=kv))
 
 
 def factor_names(weight: str) -> tuple[str, str]:
