@@ -61,20 +61,43 @@ int add_dense(ProgramBuilder& builder, const AnyArray& data, const std::string& 
 
 // float16 arrays come as their bits, uint16.
 ScaleFormat scale_format(const AnyArray& scales) {
-  return scales.dtype() == nb::dtype<float>() ? ScaleFormat::f32 : ScaleFormat::f16;
+  if (scales.dtype() == nb::dtype<float>()) return ScaleFormat::f32;
+  if (scales.dtype() == nb::dtype<std::uint8_t>()) return ScaleFormat::e8m0;
+  if (scales.dtype() == nb::dtype<std::int8_t>()) return ScaleFormat::nested;
+  return ScaleFormat::f16;
 }
 
 const void* scale_data(const AnyArray& scales, const std::string& name) {
-  if (scale_format(scales) == ScaleFormat::f32) return array_data<float>(scales, 2, name);
-  return array_data<std::uint16_t>(scales, 2, name);
+  switch (scale_format(scales)) {
+    case ScaleFormat::f32:
+      return array_data<float>(scales, 2, name);
+    case ScaleFormat::e8m0:
+      return array_data<std::uint8_t>(scales, 2, name);
+    case ScaleFormat::nested:
+      return array_data<std::int8_t>(scales, 2, name);
+    default:
+      return array_data<std::uint16_t>(scales, 2, name);
+  }
+}
+
+OffsetFormat minimum_format(const AnyArray& offsets) {
+  switch (scale_format(offsets)) {
+    case ScaleFormat::f32:
+      return OffsetFormat::minimum_f32;
+    case ScaleFormat::nested:
+      return OffsetFormat::minimum_nested;
+    case ScaleFormat::f16:
+      return OffsetFormat::minimum_f16;
+    default:
+      throw std::invalid_argument("offsets has the wrong dtype");
+  }
 }
 
 void set_offsets(SourceMatrix& source, const AnyArray& offsets, const std::string& zero) {
   if (zero == "minimum") {
     source.offsets = scale_data(offsets, "offsets");
-    source.offset_format = scale_format(offsets) == ScaleFormat::f32 ? OffsetFormat::minimum_f32
-                                                                     : OffsetFormat::minimum_f16;
-  } else if (zero == "zero_point" && offsets.dtype() == nb::dtype<std::uint8_t>()) {
+    source.offset_format = minimum_format(offsets);
+  } else if (zero == "zero_point" && bits_of_code(source.code_format) <= 4) {
     source.offsets = array_data<std::uint8_t>(offsets, 2, "offsets");
     source.offset_format = OffsetFormat::zero_u8;
   } else if (zero == "zero_point") {
@@ -85,19 +108,52 @@ void set_offsets(SourceMatrix& source, const AnyArray& offsets, const std::strin
   }
 }
 
-int add_affine(ProgramBuilder& builder, const AnyArray& codes, int bits, const AnyArray& scales,
-               const std::optional<AnyArray>& offsets, const std::string& zero) {
+CodeFormat code_format(const std::string& kind) {
+  const std::pair<const char*, CodeFormat> known[] = {
+      {"int8", CodeFormat::int8}, {"int6", CodeFormat::int6},     {"int5", CodeFormat::int5},
+      {"int4", CodeFormat::int4}, {"int3", CodeFormat::int3},     {"int2", CodeFormat::int2},
+      {"nf4", CodeFormat::nf4},   {"iq4_nl", CodeFormat::iq4_nl}, {"mxfp4", CodeFormat::mxfp4}};
+  for (const auto& [name, format] : known)
+    if (kind == name) return format;
+  throw std::invalid_argument("no kernel reads codes of the kind '" + kind + "'");
+}
+
+// The second level of nested scales or minimums: f16 [outputs, supers] as uint16.
+const std::uint16_t* super_data(const AnyArray& supers, SourceMatrix& source) {
+  const std::int64_t count = extent(supers, supers.ndim() - 1);
+  const auto* data = array_data<std::uint16_t>(supers, 2, "supers");
+  const bool fits = extent(supers, 0) == source.outputs && count > 0 &&
+                    (source.super_count == 0 || source.super_count == count);
+  if (!fits) throw std::invalid_argument("supers must be [outputs, super-groups]");
+  source.super_count = count;
+  return data;
+}
+
+void set_supers(SourceMatrix& source, const std::optional<AnyArray>& supers,
+                const std::optional<AnyArray>& minimum_supers) {
+  const bool nested = source.scale_format == ScaleFormat::nested;
+  const bool nested_minimums = source.offset_format == OffsetFormat::minimum_nested;
+  if (nested != supers.has_value() || nested_minimums != minimum_supers.has_value())
+    throw std::invalid_argument("int8 scales and minimums, and no others, come with supers");
+  if (supers) source.supers = super_data(*supers, source);
+  if (minimum_supers) source.minimum_supers = super_data(*minimum_supers, source);
+}
+
+// formats/tensor.py's quantized records, array by array.
+int add_quantized(ProgramBuilder& builder, const AnyArray& codes, const std::string& kind,
+                  const AnyArray& scales, const std::optional<AnyArray>& offsets,
+                  const std::string& zero, const std::optional<AnyArray>& supers,
+                  const std::optional<AnyArray>& minimum_supers) {
   SourceMatrix source;
-  if (bits == 4) {
+  source.code_format = code_format(kind);
+  const bool nibbles = bits_of_code(source.code_format) <= 4;
+  if (nibbles) {
     source.codes = array_data<std::uint8_t>(codes, 2, "codes");
-  } else if (bits == 8) {
-    source.codes = array_data<std::int8_t>(codes, 2, "codes");
   } else {
-    throw std::invalid_argument("codes have 4 or 8 bits");
+    source.codes = array_data<std::int8_t>(codes, 2, "codes");
   }
-  source.code_format = bits == 4 ? CodeFormat::int4 : CodeFormat::int8;
   source.outputs = extent(codes, 0);
-  source.inputs = extent(codes, 1) * (8 / bits);
+  source.inputs = extent(codes, 1) * (nibbles ? 2 : 1);
   source.scales = scale_data(scales, "scales");
   source.scale_format = scale_format(scales);
   const std::int64_t groups = extent(scales, 1);
@@ -113,6 +169,7 @@ int add_affine(ProgramBuilder& builder, const AnyArray& codes, int bits, const A
   } else if (zero != "symmetric") {
     throw std::invalid_argument("offsets are missing");
   }
+  set_supers(source, supers, minimum_supers);
   nb::gil_scoped_release release;
   return builder.add_matrix(source);
 }
@@ -182,8 +239,9 @@ void bind_builder(nb::module_& module) {
              new (self) ProgramBuilder(threads, isa_named(isa), kv_type_named(kv_type));
            })
       .def("add_dense", &add_dense)
-      .def("add_affine", &add_affine, nb::arg("codes"), nb::arg("bits"), nb::arg("scales"),
-           nb::arg("offsets").none(), nb::arg("zero"))
+      .def("add_quantized", &add_quantized, nb::arg("codes"), nb::arg("kind"), nb::arg("scales"),
+           nb::arg("offsets").none(), nb::arg("zero"), nb::arg("supers").none() = nb::none(),
+           nb::arg("minimum_supers").none() = nb::none())
       .def("add_vector", &add_vector)
       .def("begin_node", &ProgramBuilder::begin_node)
       .def("finish", &ProgramBuilder::finish);

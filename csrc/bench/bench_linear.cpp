@@ -4,11 +4,12 @@
 //   bench_linear [--isa NAME] [--threads N] [--rows 1,4,512] [--shapes 576x1536,…] [--formats …]
 //   [--seconds S]
 //
-// Formats: int4, int4min (f16 scales and minimums, group 32), int4g128, int8, f32in (int4min with
-// float32 rows), bf16, f32. Each line is the best of the repetitions that fit in the time: what the
-// kernel can do when left alone. The weights of one run rotate over enough copies to leave the
-// caches (--cached keeps one copy). Time is the thread's own processor time with --busy, for
-// machines that others use too; else the clock on the wall.
+// Further formats: int2 int3 int5 int6 nf4 iq4_nl mxfp4, and q2_k … q6_k as GGML has them (shapes
+// of multiples of 256 inputs). Formats: int4, int4min (f16 scales and minimums, group 32),
+// int4g128, int8, f32in (int4min with float32 rows), bf16, f32. Each line is the best of the
+// repetitions that fit in the time: what the kernel can do when left alone. The weights of one run
+// rotate over enough copies to leave the caches (--cached keeps one copy). Time is the thread's own
+// processor time with --busy, for machines that others use too; else the clock on the wall.
 #include <time.h>
 
 #include <algorithm>
@@ -89,6 +90,21 @@ MatrixFormat format_of(const std::string& name) {
   if (name == "int4min" || name == "f32in") return affine(CodeFormat::int4, 32, true);
   if (name == "int4g128") return affine(CodeFormat::int4, 128, false);
   if (name == "int8") return affine(CodeFormat::int8, 32, false);
+  if (name == "int2") return affine(CodeFormat::int2, 32, false);
+  if (name == "int3") return affine(CodeFormat::int3, 32, false);
+  if (name == "int5") return affine(CodeFormat::int5, 32, false);
+  if (name == "int6") return affine(CodeFormat::int6, 32, false);
+  if (name == "nf4") return affine(CodeFormat::nf4, 64, false);
+  if (name == "iq4_nl") return affine(CodeFormat::iq4_nl, 32, false);
+  if (name == "mxfp4") return {CodeFormat::mxfp4, 32, ScaleFormat::e8m0, false, ScaleFormat::f32};
+  const auto nested = [&](CodeFormat codes, int64_t group, bool minimum) {
+    return MatrixFormat{codes, group, ScaleFormat::nested, minimum, ScaleFormat::nested, 0};
+  };
+  if (name == "q2_k") return nested(CodeFormat::int2, 16, true);
+  if (name == "q3_k") return nested(CodeFormat::int3, 16, false);
+  if (name == "q4_k") return nested(CodeFormat::int4, 32, true);
+  if (name == "q5_k") return nested(CodeFormat::int5, 32, true);
+  if (name == "q6_k") return nested(CodeFormat::int6, 16, false);
   if (name == "bf16") return {CodeFormat::bf16, 0, ScaleFormat::f32, false, ScaleFormat::f32};
   if (name == "f32") return {CodeFormat::f32, 0, ScaleFormat::f32, false, ScaleFormat::f32};
   std::fprintf(stderr, "unknown format %s\n", name.c_str());
@@ -115,7 +131,8 @@ struct Work {
 Work make_work(const Options& options, const LinearKernels& kernels, const std::string& name,
                int64_t inputs, int64_t outputs, int64_t rows) {
   Work work;
-  const MatrixFormat format = format_of(name);
+  MatrixFormat format = format_of(name);
+  if (format.scales == ScaleFormat::nested) format.supers = inputs / 256;
   work.matrices.push_back(random_matrix(format, outputs, inputs));
   const int64_t beyond_caches = int64_t(160) << 20;
   const int64_t copies = beyond_caches / int64_t(work.matrices[0].size_bytes()) + 1;

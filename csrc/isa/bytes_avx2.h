@@ -45,6 +45,31 @@ SLIPSTREAM_INLINE Bytes high_nibbles(Bytes b) {
   return {_mm256_and_si256(_mm256_srli_epi16(b.lo, 4), mask),
           _mm256_and_si256(_mm256_srli_epi16(b.hi, 4), mask)};
 }
+SLIPSTREAM_INLINE Bytes operator|(Bytes a, Bytes b) {
+  return {_mm256_or_si256(a.lo, b.lo), _mm256_or_si256(a.hi, b.hi)};
+}
+SLIPSTREAM_INLINE i32x16 as_i32(Bytes b) { return {b.lo, b.hi}; }
+// Bits that cross into the next byte are masked away.
+template <int from, int to, int mask>
+SLIPSTREAM_INLINE __m256i field_of(__m256i v) {
+  if constexpr (from > to) v = _mm256_srli_epi16(v, from - to);
+  if constexpr (from < to) v = _mm256_slli_epi16(v, to - from);
+  return _mm256_and_si256(v, _mm256_set1_epi8(char(mask << to)));
+}
+template <int from, int to, int mask>
+SLIPSTREAM_INLINE Bytes field(Bytes b) {
+  return {field_of<from, to, mask>(b.lo), field_of<from, to, mask>(b.hi)};
+}
+template <int step, int to>
+SLIPSTREAM_INLINE Bytes plane(const void* p) {
+  const __m256i bits = load_256(p);
+  return {field_of<step, to, 1>(bits), field_of<4 + step, to, 1>(bits)};
+}
+template <class Levels>
+SLIPSTREAM_INLINE Bytes look_up(Bytes codes) {
+  const __m256i levels = _mm256_broadcastsi128_si256(load_128(Levels::levels));
+  return {_mm256_shuffle_epi8(levels, codes.lo), _mm256_shuffle_epi8(levels, codes.hi)};
+}
 SLIPSTREAM_INLINE SignedBytes signed_bytes(Bytes b) {
   return {b.lo, b.hi, _mm256_abs_epi8(b.lo), _mm256_abs_epi8(b.hi)};
 }

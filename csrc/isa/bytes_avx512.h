@@ -30,6 +30,27 @@ SLIPSTREAM_INLINE Bytes low_nibbles(Bytes b) {
 SLIPSTREAM_INLINE Bytes high_nibbles(Bytes b) {
   return {_mm512_and_si512(_mm512_srli_epi32(b.v, 4), _mm512_set1_epi8(15))};
 }
+SLIPSTREAM_INLINE Bytes operator|(Bytes a, Bytes b) { return {_mm512_or_si512(a.v, b.v)}; }
+SLIPSTREAM_INLINE i32x16 as_i32(Bytes b) { return {b.v}; }
+// Bits that cross into the next byte are masked away.
+template <int from, int to, int mask>
+SLIPSTREAM_INLINE Bytes field(Bytes b) {
+  if constexpr (from > to) b.v = _mm512_srli_epi32(b.v, from - to);
+  if constexpr (from < to) b.v = _mm512_slli_epi32(b.v, to - from);
+  return {_mm512_and_si512(b.v, _mm512_set1_epi8(char(mask << to)))};
+}
+template <int step, int to>
+SLIPSTREAM_INLINE Bytes plane(const void* p) {
+  const __m256i bits = _mm256_loadu_si256(static_cast<const __m256i*>(p));
+  const __m256i upper = _mm256_srli_epi32(bits, 4);
+  const __m512i both = _mm512_inserti64x4(_mm512_castsi256_si512(bits), upper, 1);
+  return field<step, to, 1>(Bytes{both});
+}
+template <class Levels>
+SLIPSTREAM_INLINE Bytes look_up(Bytes codes) {
+  const __m128i levels = _mm_loadu_si128(reinterpret_cast<const __m128i*>(Levels::levels));
+  return {_mm512_shuffle_epi8(_mm512_broadcast_i32x4(levels), codes.v)};
+}
 SLIPSTREAM_INLINE SignedBytes signed_bytes(Bytes b) {
   return {_mm512_xor_si512(b.v, _mm512_set1_epi8(char(-128)))};
 }

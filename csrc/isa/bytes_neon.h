@@ -38,6 +38,34 @@ SLIPSTREAM_INLINE Bytes low_nibbles(Bytes b) {
 SLIPSTREAM_INLINE Bytes high_nibbles(Bytes b) {
   SLIPSTREAM_EACH_FOUR(Bytes, vshrq_n_u8(b.v[i], 4));
 }
+SLIPSTREAM_INLINE Bytes operator|(Bytes a, Bytes b) {
+  SLIPSTREAM_EACH_FOUR(Bytes, vorrq_u8(a.v[i], b.v[i]));
+}
+SLIPSTREAM_INLINE i32x16 as_i32(Bytes b) {
+  SLIPSTREAM_EACH_FOUR(i32x16, vreinterpretq_s32_u8(b.v[i]));
+}
+template <int from, int to, int mask>
+SLIPSTREAM_INLINE uint8x16_t field_of(uint8x16_t v) {
+  if constexpr (from > to) v = vshrq_n_u8(v, from - to);
+  if constexpr (from < to) v = vshlq_n_u8(v, to - from);
+  return vandq_u8(v, vdupq_n_u8(uint8_t(mask << to)));
+}
+template <int from, int to, int mask>
+SLIPSTREAM_INLINE Bytes field(Bytes b) {
+  SLIPSTREAM_EACH_FOUR(Bytes, (field_of<from, to, mask>(b.v[i])));
+}
+template <int step, int to>
+SLIPSTREAM_INLINE Bytes plane(const void* p) {
+  const auto* bits = static_cast<const uint8_t*>(p);
+  const uint8x16_t low = vld1q_u8(bits), high = vld1q_u8(bits + 16);
+  return {{field_of<step, to, 1>(low), field_of<step, to, 1>(high), field_of<4 + step, to, 1>(low),
+           field_of<4 + step, to, 1>(high)}};
+}
+template <class Levels>
+SLIPSTREAM_INLINE Bytes look_up(Bytes codes) {
+  const int8x16_t levels = vld1q_s8(Levels::levels);
+  SLIPSTREAM_EACH_FOUR(Bytes, vreinterpretq_u8_s8(vqtbl1q_s8(levels, codes.v[i])));
+}
 SLIPSTREAM_INLINE SignedBytes signed_bytes(Bytes b) {
   SLIPSTREAM_EACH_FOUR(SignedBytes, vreinterpretq_s8_u8(b.v[i]));
 }
@@ -53,7 +81,7 @@ SLIPSTREAM_INLINE i32x16 add(const i32x16& sum, const SignedBytes& w, const Quad
 SLIPSTREAM_INLINE i32x16 start(const SignedBytes& w, const Quad& a) {
   return add(zero_i32(), w, a);
 }
-// Codes 0 … 15 are signed bytes too.
+// Codes 0 … 63 are signed bytes too.
 SLIPSTREAM_INLINE NibbleSum add(const NibbleSum& sum, const Bytes& w, const Quad& a) {
   return add(sum, signed_bytes(w), a);
 }

@@ -35,6 +35,35 @@ SLIPSTREAM_INLINE Bytes high_nibbles(Bytes b) {
   for (uint8_t& code : b.code) code >>= 4;
   return b;
 }
+SLIPSTREAM_INLINE Bytes operator|(Bytes a, Bytes b) {
+  for (int i = 0; i < 64; ++i) a.code[i] |= b.code[i];
+  return a;
+}
+SLIPSTREAM_INLINE i32x16 as_i32(Bytes b) {
+  i32x16 out;
+  std::memcpy(out.lane, b.code, 64);
+  return out;
+}
+template <int from, int to, int mask>
+SLIPSTREAM_INLINE Bytes field(Bytes b) {
+  for (uint8_t& code : b.code) code = uint8_t((code >> from & mask) << to);
+  return b;
+}
+template <int step, int to>
+SLIPSTREAM_INLINE Bytes plane(const void* p) {
+  const auto* bits = static_cast<const uint8_t*>(p);
+  Bytes out;
+  for (int i = 0; i < 32; ++i) {
+    out.code[i] = uint8_t((bits[i] >> step & 1) << to);
+    out.code[32 + i] = uint8_t((bits[i] >> (4 + step) & 1) << to);
+  }
+  return out;
+}
+template <class Levels>
+SLIPSTREAM_INLINE Bytes look_up(Bytes codes) {
+  for (uint8_t& code : codes.code) code = uint8_t(Levels::levels[code]);
+  return codes;
+}
 SLIPSTREAM_INLINE SignedBytes signed_bytes(Bytes b) {
   SignedBytes out;
   std::memcpy(out.code, b.code, 64);

@@ -6,6 +6,7 @@
 // of inputs at a time.
 #pragma once
 
+#include "kernels/linear_codes.h"
 #include "kernels/linear_panel.h"
 
 namespace slipstream::SLIPSTREAM_ISA {
@@ -23,15 +24,17 @@ SLIPSTREAM_INLINE f32x16 affine(i32x16 code, const GroupScale& group) {
   return group.scale * (zero == 0 ? q : q - set1(float(zero)));
 }
 
-// The inputs that 64 bytes of codes hold, as float32: decode(p, group, w[inputs]).
+// The inputs that `bytes` of codes hold, as float32: decode(p, group, w[inputs]).
 struct DecodeF32 {
   static constexpr int inputs = 1;
+  static constexpr int bytes = 64;
   SLIPSTREAM_INLINE static void decode(const std::byte* p, const GroupScale&, f32x16* w) {
     w[0] = load(reinterpret_cast<const float*>(p));
   }
 };
 struct DecodeF16 {
   static constexpr int inputs = 2;
+  static constexpr int bytes = 64;
   SLIPSTREAM_INLINE static void decode(const std::byte* p, const GroupScale&, f32x16* w) {
     w[0] = load_f16(reinterpret_cast<const uint16_t*>(p));
     w[1] = load_f16(reinterpret_cast<const uint16_t*>(p) + kLanes);
@@ -39,6 +42,7 @@ struct DecodeF16 {
 };
 struct DecodeBf16 {
   static constexpr int inputs = 2;
+  static constexpr int bytes = 64;
   SLIPSTREAM_INLINE static void decode(const std::byte* p, const GroupScale&, f32x16* w) {
     const i32x16 pairs = load_i32(reinterpret_cast<const int32_t*>(p));
     w[0] = as_f32(shift_left<16>(pairs));
@@ -47,6 +51,7 @@ struct DecodeBf16 {
 };
 struct DecodeInt8 {
   static constexpr int inputs = 4;
+  static constexpr int bytes = 64;
   SLIPSTREAM_INLINE static void decode(const std::byte* p, const GroupScale& group, f32x16* w) {
     const i32x16 fours = load_i32(reinterpret_cast<const int32_t*>(p));
     w[0] = affine<0>(shift_right<24>(shift_left<24>(fours)), group);
@@ -57,6 +62,7 @@ struct DecodeInt8 {
 };
 struct DecodeInt4 {
   static constexpr int inputs = 8;
+  static constexpr int bytes = 64;
   SLIPSTREAM_INLINE static void decode(const std::byte* p, const GroupScale& group, f32x16* w) {
     const i32x16 eights = load_i32(reinterpret_cast<const int32_t*>(p));
     const i32x16 mask = set1_i32(15);
@@ -71,10 +77,35 @@ struct DecodeInt4 {
   }
 };
 
+// Codes as linear_codes.h lays them, 16 inputs at a time.
+template <class Codes>
+struct DecodeUnit {
+  static constexpr int inputs = 16;
+  static constexpr int bytes = 4 * Codes::step_bytes;
+  static constexpr int zero = Codes::nibbles ? 1 << (Codes::bits - 1) : 0;
+  SLIPSTREAM_INLINE static f32x16 value(i32x16 fours, int i, const GroupScale& group) {
+    if constexpr (Codes::nibbles) {
+      const i32x16 byte = set1_i32(255);
+      if (i == 0) return affine<zero>(fours & byte, group);
+      if (i == 1) return affine<zero>(shift_right<8>(fours) & byte, group);
+      return affine<zero>((i == 2 ? shift_right<16>(fours) : shift_right<24>(fours)) & byte, group);
+    } else {
+      if (i == 0) return affine<0>(shift_right<24>(shift_left<24>(fours)), group);
+      if (i == 1) return affine<0>(shift_right<24>(shift_left<16>(fours)), group);
+      return affine<0>(shift_right<24>(i == 2 ? shift_left<8>(fours) : fours), group);
+    }
+  }
+  SLIPSTREAM_INLINE static void decode(const std::byte* p, const GroupScale& group, f32x16* w) {
+    for (int s = 0; s < 4; ++s) {
+      const i32x16 fours = as_i32(Codes::step(p, s));
+      for (int i = 0; i < 4; ++i) w[4 * s + i] = value(fours, i, group);
+    }
+  }
+};
+
 SLIPSTREAM_INLINE GroupScale group_scale(const Panel& panel, int64_t group) {
-  GroupScale out{load_scales(panel.scales, panel.scale_format, group), zero_f32(),
-                 panel.minimums != nullptr};
-  if (out.has_minimum) out.minimum = load_scales(panel.minimums, panel.minimum_format, group);
+  GroupScale out{load_scales(panel.scales, group), zero_f32(), panel.minimums.data != nullptr};
+  if (out.has_minimum) out.minimum = load_scales(panel.minimums, group);
   return out;
 }
 
@@ -211,7 +242,7 @@ void decode_block(const Panel& panel, int64_t group, bool dense, int64_t begin, 
   for (int64_t k = begin; k < end; k += Decode::inputs) {
     if (!dense && (k == begin || k % group == 0)) scale = group_scale(panel, k / group);
     f32x16 w[Decode::inputs];
-    Decode::decode(panel.codes + k / Decode::inputs * 64, scale, w);
+    Decode::decode(panel.codes + k / Decode::inputs * Decode::bytes, scale, w);
     for (int i = 0; i < Decode::inputs; ++i) store(out + (k - begin + i) * kLanes, w[i]);
   }
 }

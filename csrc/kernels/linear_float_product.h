@@ -22,7 +22,9 @@ class FloatProduct {
   }
 
   // How many panels, of `left`, one call of panels() takes.
-  int64_t panels_at_once(int64_t left) const { return row_count_ <= 2 && left >= 2 ? 2 : 1; }
+  int64_t panels_at_once(int64_t left) const {
+    return row_count_ <= 2 && left >= 2 && matrix_.format().codes <= CodeFormat::int4 ? 2 : 1;
+  }
 
   // All rows × `count` panels from `index` on; panel p goes to outs[p].
   void panels(int64_t index, int64_t count, const PanelOutput* outs) const {
@@ -37,6 +39,20 @@ class FloatProduct {
         return panels_of<DecodeInt8>(index, count, outs);
       case CodeFormat::int4:
         return panels_of<DecodeInt4>(index, count, outs);
+      case CodeFormat::int2:
+        return blocked<DecodeUnit<Packed2>>(index, outs[0]);
+      case CodeFormat::int3:
+        return blocked<DecodeUnit<Packed3>>(index, outs[0]);
+      case CodeFormat::int5:
+        return blocked<DecodeUnit<Packed5>>(index, outs[0]);
+      case CodeFormat::int6:
+        return blocked<DecodeUnit<Packed6>>(index, outs[0]);
+      case CodeFormat::nf4:
+        return blocked<DecodeUnit<PackedLevels<Nf4>>>(index, outs[0]);
+      case CodeFormat::iq4_nl:
+        return blocked<DecodeUnit<PackedLevels<Iq4>>>(index, outs[0]);
+      case CodeFormat::mxfp4:
+        return blocked<DecodeUnit<PackedLevels<E2m1>>>(index, outs[0]);
     }
   }
 

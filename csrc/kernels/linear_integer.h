@@ -5,37 +5,12 @@
 // directly; many rows read a panel that was unpacked once into scratch.
 #pragma once
 
-#include "isa/bytes.h"
+#include "kernels/linear_codes.h"
 #include "kernels/linear_panel.h"
 
 namespace slipstream::SLIPSTREAM_ISA {
 
 constexpr int64_t kStepInputs = 4;
-constexpr int32_t kNibbleZero = 8;
-
-// How codes lie in memory: `step(codes, s)` gives the 64 codes of step s.
-struct PackedNibbles {
-  static constexpr bool nibbles = true;
-  static constexpr int64_t step_bytes = 32;
-  SLIPSTREAM_INLINE static Bytes step(const std::byte* codes, int64_t s) {
-    const Bytes two_steps = load_bytes(codes + s / 2 * 64);
-    return s % 2 == 0 ? low_nibbles(two_steps) : high_nibbles(two_steps);
-  }
-};
-struct LooseNibbles {
-  static constexpr bool nibbles = true;
-  static constexpr int64_t step_bytes = 64;
-  SLIPSTREAM_INLINE static Bytes step(const std::byte* codes, int64_t s) {
-    return load_bytes(codes + s * 64);
-  }
-};
-struct SignedCodes {
-  static constexpr bool nibbles = false;
-  static constexpr int64_t step_bytes = 64;
-  SLIPSTREAM_INLINE static Bytes step(const std::byte* codes, int64_t s) {
-    return load_bytes(codes + s * 64);
-  }
-};
 
 // The rows of a chunk, with what each of their merge groups needs: [rows][groups].
 struct IntegerRows {
@@ -66,19 +41,24 @@ template <class Codes, int R, int kSteps, bool fresh>
 SLIPSTREAM_INLINE void add_steps(const std::byte* codes, const int8_t* rows, int64_t stride,
                                  i32x16 (&dot)[R]) {
   if constexpr (Codes::nibbles) {
-    static_assert(kSteps <= kNibbleSteps);
-    NibbleSum sums[R];
+    constexpr int at_once = kSteps < Codes::narrow_steps ? kSteps : Codes::narrow_steps;
+    static_assert(kSteps % at_once == 0);
     SLIPSTREAM_UNROLL(8)
-    for (int s = 0; s < kSteps; ++s) {
-      const Bytes w = Codes::step(codes, s);
-      SLIPSTREAM_UNROLL(16)
-      for (int r = 0; r < R; ++r) {
-        const Quad a = load_quad(rows + r * stride + s * kStepInputs);
-        sums[r] = s == 0 ? start(w, a) : add(sums[r], w, a);
+    for (int begin = 0; begin < kSteps; begin += at_once) {
+      NibbleSum sums[R];
+      SLIPSTREAM_UNROLL(8)
+      for (int s = 0; s < at_once; ++s) {
+        const Bytes w = Codes::step(codes, begin + s);
+        SLIPSTREAM_UNROLL(16)
+        for (int r = 0; r < R; ++r) {
+          const Quad a = load_quad(rows + r * stride + (begin + s) * kStepInputs);
+          sums[r] = s == 0 ? start(w, a) : add(sums[r], w, a);
+        }
       }
+      SLIPSTREAM_UNROLL(16)
+      for (int r = 0; r < R; ++r)
+        dot[r] = fresh && begin == 0 ? widen(sums[r]) : dot[r] + widen(sums[r]);
     }
-    SLIPSTREAM_UNROLL(16)
-    for (int r = 0; r < R; ++r) dot[r] = fresh ? widen(sums[r]) : dot[r] + widen(sums[r]);
   } else {
     SLIPSTREAM_UNROLL(8)
     for (int s = 0; s < kSteps; ++s) {
@@ -122,10 +102,9 @@ template <class K, int R>
 SLIPSTREAM_INLINE void merge_group_of(const Panel& panel, int64_t weight_group,
                                       const IntegerRows& x, int64_t factor, i32x16 (&dot)[R],
                                       f32x16 (&sums)[R]) {
-  const f32x16 scales = load_scales(panel.scales, panel.scale_format, weight_group);
+  const f32x16 scales = load_scales(panel.scales, weight_group);
   f32x16 minimums = scales;
-  if constexpr (K::minimums)
-    minimums = load_scales(panel.minimums, panel.minimum_format, weight_group);
+  if constexpr (K::minimums) minimums = load_scales(panel.minimums, weight_group);
   SLIPSTREAM_UNROLL(16)
   for (int r = 0; r < R; ++r) {
     const int64_t at = factor + r * x.groups;
@@ -176,8 +155,9 @@ template <class K>
 void tiled_rows(const Panel& panel, const Merging& merging, const IntegerRows& x, Range rows,
                 const PanelOutput& out, const Ahead& ahead) {
   int64_t row = rows.begin;
-  for (; row + kTileRows <= rows.end; row += kTileRows)
-    integer_tile<K, kTileRows>(panel, merging, x, row, out, ahead);
+  if constexpr (kTileRows == 4 || K::Codes::fixed_groups)
+    for (; row + kTileRows <= rows.end; row += kTileRows)
+      integer_tile<K, kTileRows>(panel, merging, x, row, out, ahead);
   if constexpr (kTileRows > 4)
     for (; row + 4 <= rows.end; row += 4) integer_tile<K, 4>(panel, merging, x, row, out, ahead);
   switch (rows.end - row) {
@@ -196,11 +176,15 @@ void integer_rows(const Panel& panel, const Merging& merging, const IntegerRows&
                   const PanelOutput& out, const Ahead& ahead) {
   const bool eights =
       merging.inputs == 8 * kStepInputs && merging.groups * merging.inputs <= merging.inputs_padded;
-  if (panel.minimums) {
-    if (eights) return tiled_rows<Kind<Codes, true, 8>>(panel, merging, x, rows, out, ahead);
-    return tiled_rows<Kind<Codes, true, 0>>(panel, merging, x, rows, out, ahead);
+  if constexpr (Codes::minimums) {
+    if (panel.minimums.data) {
+      if constexpr (Codes::fixed_groups)
+        if (eights) return tiled_rows<Kind<Codes, true, 8>>(panel, merging, x, rows, out, ahead);
+      return tiled_rows<Kind<Codes, true, 0>>(panel, merging, x, rows, out, ahead);
+    }
   }
-  if (eights) return tiled_rows<Kind<Codes, false, 8>>(panel, merging, x, rows, out, ahead);
+  if constexpr (Codes::fixed_groups)
+    if (eights) return tiled_rows<Kind<Codes, false, 8>>(panel, merging, x, rows, out, ahead);
   tiled_rows<Kind<Codes, false, 0>>(panel, merging, x, rows, out, ahead);
 }
 

@@ -36,22 +36,53 @@ class IntegerProduct {
   // All rows of the chunk × one panel; row r of the chunk goes to row r of `out`.
   void panel(int64_t index, const PanelOutput& out) const {
     const Panel packed = panel_of(matrix_, index);
-    const bool nibbles = matrix_.format().codes == CodeFormat::int4;
-    if (row_count_ <= choice_.direct_rows) {
-      const Ahead ahead{int64_t(matrix_.panel_bytes()) / merging_.groups, choice_.prefetch_bytes};
-      if (nibbles) return integer_rows<PackedNibbles>(packed, merging_, rows_, all(), out, ahead);
-      return integer_rows<SignedCodes>(packed, merging_, rows_, all(), out, ahead);
-    }
+    if (row_count_ <= choice_.direct_rows) return direct(packed, out);
     const Panel loose = unpack(packed);
     Range rows = all();
+    const int bits = bits_of_code(matrix_.format().codes);
+    const bool unsigned_codes = bits < 8 && !is_codebook(matrix_.format().codes);
 #if defined(SLIPSTREAM_ISA_AMX)
-    rows.begin = tile_rows(loose, merging_, rows_, nibbles, row_count_, out);
+    rows.begin = tile_rows(loose, merging_, rows_, unsigned_codes, row_count_, out);
 #endif
-    if (nibbles) return integer_rows<LooseNibbles>(loose, merging_, rows_, rows, out, Ahead{});
-    integer_rows<SignedCodes>(loose, merging_, rows_, rows, out, Ahead{});
+    if (!unsigned_codes)
+      return integer_rows<SignedCodes>(loose, merging_, rows_, rows, out, Ahead{});
+    if (bits > 4) return integer_rows<LooseWide>(loose, merging_, rows_, rows, out, Ahead{});
+    integer_rows<LooseNibbles>(loose, merging_, rows_, rows, out, Ahead{});
   }
 
  private:
+  // Few rows read the packed codes.
+  void direct(const Panel& packed, const PanelOutput& out) const {
+    switch (matrix_.format().codes) {
+      case CodeFormat::int8:
+        return direct_rows<SignedCodes>(packed, out);
+      case CodeFormat::int4:
+        return direct_rows<PackedNibbles>(packed, out);
+      case CodeFormat::int2:
+        return direct_rows<Packed2>(packed, out);
+      case CodeFormat::int3:
+        return direct_rows<Packed3>(packed, out);
+      case CodeFormat::int5:
+        return direct_rows<Packed5>(packed, out);
+      case CodeFormat::int6:
+        return direct_rows<Packed6>(packed, out);
+      case CodeFormat::nf4:
+        return direct_rows<PackedLevels<Nf4>>(packed, out);
+      case CodeFormat::iq4_nl:
+        return direct_rows<PackedLevels<Iq4>>(packed, out);
+      case CodeFormat::mxfp4:
+        return direct_rows<PackedLevels<E2m1>>(packed, out);
+      default:
+        __builtin_unreachable();  // merge_group refuses dense matrices
+    }
+  }
+
+  template <class Codes>
+  void direct_rows(const Panel& packed, const PanelOutput& out) const {
+    const Ahead ahead{int64_t(matrix_.panel_bytes()) / merging_.groups, choice_.prefetch_bytes};
+    integer_rows<Codes>(packed, merging_, rows_, all(), out, ahead);
+  }
+
   static Merging merging_of(const ActivationBlock& x, const PackedMatrix& matrix) {
     const int64_t merged = smaller(x.group, matrix.format().group);
     const int64_t inputs = merged == x.inputs ? matrix.inputs_padded() : merged;
@@ -64,8 +95,8 @@ class IntegerProduct {
   // What the integer sums hold beyond Σ a·q: (zero + offset) · Σa.
   int32_t sum_excess() const {
     const MatrixFormat& format = matrix_.format();
-    if (format.codes == CodeFormat::int8) return kSignedOffset;
-    return format.has_minimums ? 0 : kNibbleZero;
+    if (format.codes == CodeFormat::int8 || is_codebook(format.codes)) return kSignedOffset;
+    return zero_code(format.codes, format.has_minimums);
   }
 
   // Points rows_ at what each merge group needs, computing what the block does not hold.
@@ -117,27 +148,49 @@ class IntegerProduct {
 
   // The panel with one code a byte and float32 scales, in scratch where the packed form differs.
   Panel unpack(const Panel& packed) const {
-    Panel loose = packed;
-    if (matrix_.format().codes == CodeFormat::int4) {
-      for (int64_t step = 0; step < matrix_.inputs_padded() / kStepInputs; ++step) {
-        if (step % 2 == 0) __builtin_prefetch(packed.codes + step * 32 + choice_.prefetch_bytes);
-        store_bytes(loose_codes_ + step * 64, PackedNibbles::step(packed.codes, step));
-      }
-      loose.codes = loose_codes_;
-    }
-    loose.scales = widened(packed.scales, packed.scale_format, loose_scales_);
-    loose.scale_format = ScaleFormat::f32;
-    if (packed.minimums)
-      loose.minimums = widened(packed.minimums, packed.minimum_format, loose_minimums_);
-    loose.minimum_format = ScaleFormat::f32;
-    return loose;
+    return {unpack_codes(packed.codes), widened(packed.scales, loose_scales_),
+            widened(packed.minimums, loose_minimums_)};
   }
 
-  const std::byte* widened(const std::byte* scales, ScaleFormat format, float* out) const {
-    if (format == ScaleFormat::f32) return scales;
-    for (int64_t g = 0; g < matrix_.groups(); ++g)
-      store(out + g * kLanes, load_scales(scales, format, g));
-    return reinterpret_cast<const std::byte*>(out);
+  const std::byte* unpack_codes(const std::byte* codes) const {
+    switch (matrix_.format().codes) {
+      case CodeFormat::int4:
+        return loosened<PackedNibbles>(codes);
+      case CodeFormat::int2:
+        return loosened<Packed2>(codes);
+      case CodeFormat::int3:
+        return loosened<Packed3>(codes);
+      case CodeFormat::int5:
+        return loosened<Packed5>(codes);
+      case CodeFormat::int6:
+        return loosened<Packed6>(codes);
+      case CodeFormat::nf4:
+        return loosened<PackedLevels<Nf4>>(codes);
+      case CodeFormat::iq4_nl:
+        return loosened<PackedLevels<Iq4>>(codes);
+      case CodeFormat::mxfp4:
+        return loosened<PackedLevels<E2m1>>(codes);
+      default:
+        return codes;
+    }
+  }
+
+  template <class Codes>
+  const std::byte* loosened(const std::byte* codes) const {
+    for (int64_t k = 0; k < matrix_.inputs_padded(); k += 4 * kStepInputs) {
+      const std::byte* unit = codes + k / kStepInputs * Codes::step_bytes;
+      prefetch(unit + choice_.prefetch_bytes, 4 * Codes::step_bytes);
+      SLIPSTREAM_UNROLL(4)
+      for (int64_t s = 0; s < 4; ++s)
+        store_bytes(loose_codes_ + k * kLanes + s * 64, Codes::step(unit, s));
+    }
+    return loose_codes_;
+  }
+
+  Scales widened(const Scales& scales, float* out) const {
+    if (scales.data == nullptr || scales.format == ScaleFormat::f32) return scales;
+    for (int64_t g = 0; g < matrix_.groups(); ++g) store(out + g * kLanes, load_scales(scales, g));
+    return {reinterpret_cast<const std::byte*>(out), ScaleFormat::f32, nullptr, 0};
   }
 
   const PackedMatrix& matrix_;

@@ -147,7 +147,7 @@ void embed(const PackedMatrix& matrix, int64_t output, float* out) {
   for (int64_t k = 0; k < matrix.inputs(); k += n) {
     if (group != 0 && k % group == 0) scale = group_scale(panel, k / group);
     f32x16 w[n];
-    Decode::decode(panel.codes + k / n * 64, scale, w);
+    Decode::decode(panel.codes + k / n * Decode::bytes, scale, w);
     for (int64_t i = 0; i < smaller(n, matrix.inputs() - k); ++i) {
       float lanes[kLanes];
       store(lanes, w[i]);
@@ -168,6 +168,20 @@ void embed_row(const PackedMatrix& matrix, int64_t output, float* out) {
       return embed<DecodeInt8>(matrix, output, out);
     case CodeFormat::int4:
       return embed<DecodeInt4>(matrix, output, out);
+    case CodeFormat::int2:
+      return embed<DecodeUnit<Packed2>>(matrix, output, out);
+    case CodeFormat::int3:
+      return embed<DecodeUnit<Packed3>>(matrix, output, out);
+    case CodeFormat::int5:
+      return embed<DecodeUnit<Packed5>>(matrix, output, out);
+    case CodeFormat::int6:
+      return embed<DecodeUnit<Packed6>>(matrix, output, out);
+    case CodeFormat::nf4:
+      return embed<DecodeUnit<PackedLevels<Nf4>>>(matrix, output, out);
+    case CodeFormat::iq4_nl:
+      return embed<DecodeUnit<PackedLevels<Iq4>>>(matrix, output, out);
+    case CodeFormat::mxfp4:
+      return embed<DecodeUnit<PackedLevels<E2m1>>>(matrix, output, out);
   }
 }
 

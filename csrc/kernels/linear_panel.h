@@ -10,26 +10,57 @@
 
 namespace slipstream::SLIPSTREAM_ISA {
 
-// The 16 scales, or minimums, of one group.
-SLIPSTREAM_INLINE f32x16 load_scales(const std::byte* scales, ScaleFormat format, int64_t group) {
-  if (format == ScaleFormat::f16)
-    return load_f16(reinterpret_cast<const uint16_t*>(scales) + group * kLanes);
-  return load(reinterpret_cast<const float*>(scales) + group * kLanes);
+// The scales, or minimums, of a panel.
+struct Scales {
+  const std::byte* data;  // null: none
+  ScaleFormat format;
+  const std::byte* supers;  // of nested ones: f16 [supers][16]
+  int shift;                // log2 of the groups in a super-group
+};
+
+// 2^(e - 128) for 16 bytes e, exact for 0 and 1 too, which are subnormal.
+SLIPSTREAM_INLINE f32x16 load_powers(const std::byte* exponents) {
+  const i32x16 e = load_i8(reinterpret_cast<const int8_t*>(exponents)) & set1_i32(255);
+  const f32x16 normal = as_f32(shift_left<23>(e - set1_i32(1)));
+  const f32x16 least = as_f32(set1_i32(0x00200000)), next = as_f32(set1_i32(0x00400000));
+  const f32x16 subnormal = select(less_i32(e, set1_i32(1)), least, next);
+  return select(less_i32(e, set1_i32(2)), subnormal, normal);
+}
+
+// Those of one group for the 16 outputs.
+SLIPSTREAM_INLINE f32x16 load_scales(const Scales& scales, int64_t group) {
+  const int64_t first = group * kLanes;
+  switch (scales.format) {
+    case ScaleFormat::f16:
+      return load_f16(reinterpret_cast<const uint16_t*>(scales.data) + first);
+    case ScaleFormat::f32:
+      return load(reinterpret_cast<const float*>(scales.data) + first);
+    case ScaleFormat::e8m0:
+      return load_powers(scales.data + first);
+    case ScaleFormat::nested:
+      break;
+  }
+  const int64_t super = (group >> scales.shift) * kLanes;
+  return to_f32(load_i8(reinterpret_cast<const int8_t*>(scales.data) + first)) *
+         load_f16(reinterpret_cast<const uint16_t*>(scales.supers) + super);
 }
 
 // One panel as a kernel reads it: in the matrix, or unpacked into scratch.
 struct Panel {
   const std::byte* codes;
-  const std::byte* scales;
-  const std::byte* minimums;  // null: none
-  ScaleFormat scale_format;
-  ScaleFormat minimum_format;
+  Scales scales;
+  Scales minimums;
 };
 
 SLIPSTREAM_INLINE Panel panel_of(const PackedMatrix& matrix, int64_t panel) {
   const MatrixFormat& format = matrix.format();
-  return {matrix.codes(panel), matrix.scales(panel),
-          format.has_minimums ? matrix.minimums(panel) : nullptr, format.scales, format.minimums};
+  const int shift = matrix.super_shift();
+  const std::byte* scales = matrix.scales(panel);
+  const std::byte* minimums = format.has_minimums ? matrix.minimums(panel) : nullptr;
+  const auto after = matrix.supers_after();
+  return {matrix.codes(panel),
+          {scales, format.scales, scales + after, shift},
+          {minimums, format.minimums, minimums ? minimums + after : nullptr, shift}};
 }
 
 // Where the outputs of a panel go: row r's `lanes` floats to y + r · stride. `bias` may be null.

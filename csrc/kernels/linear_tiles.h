@@ -16,7 +16,7 @@ SLIPSTREAM_INLINE void tile_dots(const std::byte* codes, const int8_t* rows, int
     _tile_loadd(1, rows + k, stride);
     _tile_loadd(2, codes + k * kLanes, 64);
     if constexpr (nibbles)
-      _tile_dpbsud(0, 1, 2);  // signed rows, unsigned codes 0 … 15
+      _tile_dpbsud(0, 1, 2);  // signed rows, unsigned codes
     else
       _tile_dpbssd(0, 1, 2);
   }
@@ -27,7 +27,7 @@ SLIPSTREAM_INLINE void tile_dots(const std::byte* codes, const int8_t* rows, int
 SLIPSTREAM_INLINE void merge_dots(const Panel& panel, int64_t weight_group, const IntegerRows& x,
                                   int64_t factor, const int32_t* corrections, const int32_t* dots,
                                   f32x16 (&sums)[kTileHeight]) {
-  const f32x16 scales = load_scales(panel.scales, panel.scale_format, weight_group);
+  const f32x16 scales = load_scales(panel.scales, weight_group);
   SLIPSTREAM_UNROLL(16)
   for (int r = 0; r < kTileHeight; ++r) {
     const int64_t at = factor + r * x.groups;
@@ -35,8 +35,8 @@ SLIPSTREAM_INLINE void merge_dots(const Panel& panel, int64_t weight_group, cons
     if (corrections) dot = dot - set1_i32(corrections[at]);
     sums[r] = fma(to_f32(dot), scales * set1(x.scales[at]), sums[r]);
   }
-  if (!panel.minimums) return;
-  const f32x16 minimums = load_scales(panel.minimums, panel.minimum_format, weight_group);
+  if (!panel.minimums.data) return;
+  const f32x16 minimums = load_scales(panel.minimums, weight_group);
   SLIPSTREAM_UNROLL(16)
   for (int r = 0; r < kTileHeight; ++r)
     sums[r] = fma(minimums, set1(x.terms[factor + r * x.groups]), sums[r]);

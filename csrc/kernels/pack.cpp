@@ -14,23 +14,35 @@ std::size_t rounded_up(std::size_t size, std::size_t unit) {
   return (size + unit - 1) / unit * unit;
 }
 
-std::size_t scale_bytes(ScaleFormat format) { return format == ScaleFormat::f16 ? 2 : 4; }
-
-// Bytes of the codes of two inputs, so that int4 is whole.
-std::size_t pair_bytes(CodeFormat format) {
+// Bytes of the scales, or minimums, of one panel.
+std::size_t scales_bytes(ScaleFormat format, std::size_t groups, std::size_t supers) {
   switch (format) {
-    case CodeFormat::f32:
-      return 8;
-    case CodeFormat::f16:
-      return 4;
-    case CodeFormat::bf16:
-      return 4;
-    case CodeFormat::int8:
-      return 2;
-    case CodeFormat::int4:
-      return 1;
+    case ScaleFormat::f32:
+      return groups * kOutputs * 4;
+    case ScaleFormat::f16:
+      return groups * kOutputs * 2;
+    case ScaleFormat::e8m0:
+      return groups * kOutputs;
+    case ScaleFormat::nested:
+      return (groups + 2 * supers) * kOutputs;
   }
-  throw std::invalid_argument("unknown code format");
+  throw std::invalid_argument("unknown scale format");
+}
+
+bool power_of_two(int64_t n) { return n > 0 && (n & (n - 1)) == 0; }
+
+// Each super-group holds so many groups that finding it is a shift.
+void check_supers(const MatrixFormat& format, int64_t inputs) {
+  const bool nested = format.scales == ScaleFormat::nested;
+  if (format.has_minimums && (format.minimums == ScaleFormat::nested) != nested)
+    throw std::invalid_argument("scales and minimums are nested together");
+  if (!nested) {
+    if (format.supers != 0) throw std::invalid_argument("only nested scales have super-groups");
+    return;
+  }
+  const int64_t groups = inputs / format.group;
+  if (format.supers < 1 || groups % format.supers != 0 || !power_of_two(groups / format.supers))
+    throw std::invalid_argument("a super-group must hold 1, 2, 4, 8 … groups");
 }
 
 void check(const MatrixFormat& format, int64_t outputs, int64_t inputs) {
@@ -40,12 +52,18 @@ void check(const MatrixFormat& format, int64_t outputs, int64_t inputs) {
     if (format.group != 0) throw std::invalid_argument("a dense matrix has no groups");
     return;
   }
-  if (format.codes == CodeFormat::int4 && inputs % 2 != 0)
-    throw std::invalid_argument("4-bit codes need an even number of inputs");
-  if (format.group == inputs) return;
+  if (bits_of_code(format.codes) <= 4 && inputs % 2 != 0)
+    throw std::invalid_argument("codes of 4 bits and fewer need an even number of inputs");
+  if (is_codebook(format.codes) && format.has_minimums)
+    throw std::invalid_argument("a codebook has no minimums");
+  if (format.minimums == ScaleFormat::e8m0)
+    throw std::invalid_argument("minimums are no powers of two");
+  if (format.group < 1) throw std::invalid_argument("an integer matrix has groups");
+  if (format.group == inputs) return check_supers(format, inputs);
   if (format.group < 16 || format.group % 16 != 0 || inputs % format.group != 0)
     throw std::invalid_argument(
         "a group must be a multiple of 16 that divides the inputs, or the whole row");
+  check_supers(format, inputs);
 }
 
 }  // namespace
@@ -82,11 +100,15 @@ PackedMatrix::PackedMatrix(const MatrixFormat& format, int64_t outputs, int64_t 
 void PackedMatrix::lay_out() {
   check(format_, outputs_, inputs_);
   groups_ = format_.dense() ? 0 : inputs_ / format_.group;
-  const std::size_t lanes = std::size_t(groups_) * kOutputs;
-  const std::size_t minimum_bytes = format_.has_minimums ? scale_bytes(format_.minimums) : 0;
-  scales_at_ = std::size_t(inputs_padded()) / 2 * pair_bytes(format_.codes) * kOutputs;
-  minimums_at_ = scales_at_ + rounded_up(lanes * scale_bytes(format_.scales), kCacheLine);
-  panel_bytes_ = minimums_at_ + rounded_up(lanes * minimum_bytes, kCacheLine);
+  if (format_.scales == ScaleFormat::nested)
+    while (format_.supers << super_shift_ < groups_) ++super_shift_;
+  const auto groups = std::size_t(groups_), supers = std::size_t(format_.supers);
+  scales_at_ =
+      std::size_t(inputs_padded()) * std::size_t(bits_of_code(format_.codes)) / 8 * kOutputs;
+  minimums_at_ = scales_at_ + rounded_up(scales_bytes(format_.scales, groups, supers), kCacheLine);
+  panel_bytes_ = minimums_at_;
+  if (format_.has_minimums)
+    panel_bytes_ += rounded_up(scales_bytes(format_.minimums, groups, supers), kCacheLine);
 }
 
 MatrixFormat packed_format(const SourceMatrix& source) {
@@ -96,8 +118,9 @@ MatrixFormat packed_format(const SourceMatrix& source) {
   format.group = source.group;
   format.scales = source.scale_format;
   format.has_minimums = source.offset_format != OffsetFormat::none;
-  format.minimums =
-      source.offset_format == OffsetFormat::minimum_f16 ? ScaleFormat::f16 : ScaleFormat::f32;
+  format.supers = source.super_count;
+  if (source.offset_format == OffsetFormat::minimum_f16) format.minimums = ScaleFormat::f16;
+  if (source.offset_format == OffsetFormat::minimum_nested) format.minimums = ScaleFormat::nested;
   return format;
 }
 

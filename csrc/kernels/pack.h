@@ -9,6 +9,12 @@
 //     f32   1 input    [o]                       int8  4 inputs   [o][4]
 //     f16   2 inputs   [2][o]                    int4  8 inputs   [o][4]: low nibbles are the first
 //     bf16  2 inputs   [o][2]                                     four inputs, high the next four
+//   codebooks lie as int4. The other widths are planes of 1, 2 and 4 bits, 16 inputs at a time:
+//     int2  64 bytes   [o][4]: bits 2s and 2s + 1 are input 4s + i
+//     int3  int2, then 32 bytes of third bits: bit s of byte [o][4] for o < 8, bit 4 + s for o - 8
+//     int5  twice int4, then 32 bytes of fifth bits, as int3's third
+//     int6  twice int4, then the upper two bits as int2
+//   nested scales are int8 [groups][16], then f16 [supers][16]; minimums likewise.
 //
 // Outputs are padded to 16 and inputs to 64, with zero codes; padded outputs have zero scales.
 #pragma once
@@ -19,10 +25,11 @@
 
 #include "isa/inline.h"
 #include "isa/memory.h"
+#include "kernels/codes.h"
 
 namespace slipstream {
 
-constexpr int kPackedLayout = 1;  // raise it when what lies in a panel changes: files hold panels
+constexpr int kPackedLayout = 2;  // raise it when what lies in a panel changes: files hold panels
 constexpr int64_t kPanelOutputs = 16;
 constexpr int64_t kInputPadding = 64;
 
@@ -31,8 +38,9 @@ struct Range {
   int64_t end = 0;
 };
 
-enum class CodeFormat { f32, f16, bf16, int8, int4 };
-enum class ScaleFormat { f16, f32 };
+// e8m0 is a byte e for 2^(e - 128). nested: an int8 for each group, times an f16 for each
+// super-group.
+enum class ScaleFormat { f16, f32, e8m0, nested };
 
 // How a packed matrix is stored. `group` is the inputs that share a scale: a multiple of 16 that
 // divides the inputs, or the inputs themselves (one scale a row). Dense formats have group 0.
@@ -42,24 +50,30 @@ struct MatrixFormat {
   ScaleFormat scales = ScaleFormat::f32;
   bool has_minimums = false;
   ScaleFormat minimums = ScaleFormat::f32;
+  int64_t supers = 0;  // super-groups of a row where scales (and minimums) are nested
 
   SLIPSTREAM_INLINE bool dense() const { return codes < CodeFormat::int8; }
 };
 
 // What an affine matrix adds: nothing, a float minimum, or an integer zero point.
-enum class OffsetFormat { none, minimum_f16, minimum_f32, zero_u8, zero_i8 };
+enum class OffsetFormat { none, minimum_f16, minimum_f32, zero_u8, zero_i8, minimum_nested };
 
 // The canonical arrays of one matrix, row-major and contiguous; borrowed. G = inputs / group.
 struct SourceMatrix {
   int64_t outputs = 0;
   int64_t inputs = 0;
   CodeFormat code_format = CodeFormat::f32;
-  const void* codes = nullptr;  // dense [O, I] · int8 [O, I] · uint8 [O, I / 2], low nibble first
-  int64_t group = 0;            // 0 for dense
+  // dense [O, I] · int8 [O, I] for more than 4 bits · uint8 [O, I / 2], low nibble first; codes of
+  // 2 and 3 bits are counted as those of 4, symmetric ones of 5 and 6 from -16 and -32.
+  const void* codes = nullptr;
+  int64_t group = 0;  // 0 for dense
   ScaleFormat scale_format = ScaleFormat::f32;
   const void* scales = nullptr;  // [O, G]
   OffsetFormat offset_format = OffsetFormat::none;
-  const void* offsets = nullptr;  // [O, G]
+  const void* offsets = nullptr;             // [O, G]
+  int64_t super_count = 0;                   // of a row, where scales are nested
+  const uint16_t* supers = nullptr;          // f16 [O, super_count]
+  const uint16_t* minimum_supers = nullptr;  // likewise, for minimum_nested
 };
 
 class PackedMatrix {
@@ -96,6 +110,12 @@ class PackedMatrix {
   SLIPSTREAM_INLINE const std::byte* scales(int64_t panel) const {
     return codes(panel) + scales_at_;
   }
+  // log2 of the groups in a super-group, where scales are nested.
+  SLIPSTREAM_INLINE int super_shift() const { return super_shift_; }
+  // The super-scales that follow nested scales or minimums, [supers][16] f16.
+  SLIPSTREAM_INLINE std::size_t supers_after() const {
+    return std::size_t(groups_) * std::size_t(kPanelOutputs);
+  }
   SLIPSTREAM_INLINE const std::byte* minimums(int64_t panel) const {
     return codes(panel) + minimums_at_;
   }
@@ -109,6 +129,7 @@ class PackedMatrix {
   int64_t outputs_ = 0;
   int64_t inputs_ = 0;
   int64_t groups_ = 0;
+  int super_shift_ = 0;
   std::size_t scales_at_ = 0;
   std::size_t minimums_at_ = 0;
   std::size_t panel_bytes_ = 0;

@@ -22,6 +22,20 @@ std::string code_word(CodeFormat codes) {
       return "int8";
     case CodeFormat::int4:
       return "int4";
+    case CodeFormat::int2:
+      return "int2";
+    case CodeFormat::int3:
+      return "int3";
+    case CodeFormat::int5:
+      return "int5";
+    case CodeFormat::int6:
+      return "int6";
+    case CodeFormat::nf4:
+      return "nf4";
+    case CodeFormat::iq4_nl:
+      return "iq4_nl";
+    case CodeFormat::mxfp4:
+      return "mxfp4";
   }
   return "other";
 }

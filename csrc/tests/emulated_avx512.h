@@ -222,6 +222,32 @@ inline __m512i mask_blend_epi32(__mmask16 mask, __m512i a, __m512i b) {
   return castps_si512(mask_blend_ps(mask, castsi512_ps(a), castsi512_ps(b)));
 }
 
+inline __m512i broadcast_i32x4(__m128i a) {
+  const __m256i twice = _mm256_broadcastsi128_si256(a);
+  __m512i out;
+  std::memcpy(&out, &twice, 32);
+  std::memcpy(reinterpret_cast<char*>(&out) + 32, &twice, 32);
+  return out;
+}
+inline __m512i castsi256_si512(__m256i a) {  // the upper half is undefined: here not zero
+  __m512i out;
+  std::memset(&out, 0x55, 64);
+  std::memcpy(&out, &a, 32);
+  return out;
+}
+inline __m512i inserti64x4(__m512i a, __m256i b, int which) {
+  std::memcpy(reinterpret_cast<char*>(&a) + 32 * which, &b, 32);
+  return a;
+}
+// VPSHUFB: within each 16 bytes, by the low four bits of the index; 0 where its top bit is set.
+inline __m512i shuffle_epi8(__m512i table, __m512i index) {
+  const Lanes<uint8_t> x = lanes<uint8_t>(table), at = lanes<uint8_t>(index);
+  Lanes<uint8_t> out;
+  for (int i = 0; i < 64; ++i)
+    out.lane[i] = at.lane[i] & 0x80 ? 0 : x.lane[i / 16 * 16 + (at.lane[i] & 15)];
+  return pack<__m512i>(out);
+}
+
 // VPDPBUSD: each 32-bit lane gains the sum of four unsigned (a) × signed (b) byte products.
 inline __m512i dpbusd_epi32(__m512i sum, __m512i a, __m512i b) {
   Lanes<int32_t> out = lanes<int32_t>(sum);
@@ -285,4 +311,9 @@ inline __m512i dpbusd_epi32(__m512i sum, __m512i a, __m512i b) {
 #define _mm512_cmpgt_epi32_mask ::slipstream::emulated::cmpgt_epi32_mask
 #define _mm512_mask_blend_ps ::slipstream::emulated::mask_blend_ps
 #define _mm512_mask_blend_epi32 ::slipstream::emulated::mask_blend_epi32
+#define _mm512_broadcast_i32x4 ::slipstream::emulated::broadcast_i32x4
+#define _mm512_castsi256_si512 ::slipstream::emulated::castsi256_si512
+#undef _mm512_inserti64x4
+#define _mm512_inserti64x4 ::slipstream::emulated::inserti64x4
+#define _mm512_shuffle_epi8 ::slipstream::emulated::shuffle_epi8
 #define _mm512_dpbusd_epi32 ::slipstream::emulated::dpbusd_epi32

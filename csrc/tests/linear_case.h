@@ -22,6 +22,7 @@ struct Shape {
   ScaleFormat scales;
   OffsetFormat offsets;
   int64_t activation_group;  // -1: float32 rows; 0: one scale a row
+  int64_t supers = 0;        // of a row, where scales are nested
 
   int64_t resolved_activation_group() const {
     return activation_group == 0 ? inputs : std::min(activation_group, inputs);
@@ -50,20 +51,32 @@ struct Case {
   std::vector<uint8_t> codes;    // canonical, as SourceMatrix wants them
   std::vector<uint8_t> scales;   // likewise
   std::vector<uint8_t> offsets;  // likewise
-  std::vector<float> bias;       // [outputs]
-  std::vector<float> x;          // [rows][inputs]
+  std::vector<uint16_t> supers, minimum_supers;
+  std::vector<float> bias;  // [outputs]
+  std::vector<float> x;     // [rows][inputs]
 
   int64_t groups() const { return shape.group ? shape.inputs / shape.group : 0; }
 
   SourceMatrix source() const {
-    return {shape.outputs, shape.inputs,  shape.codes,   codes.data(),  shape.group,
-            shape.scales,  scales.data(), shape.offsets, offsets.data()};
+    return {shape.outputs,  shape.inputs, shape.codes,   codes.data(),
+            shape.group,    shape.scales, scales.data(), shape.offsets,
+            offsets.data(), shape.supers, supers.data(), minimum_supers.data()};
   }
+  int bits() const { return bits_of_code(shape.codes); }
 
   int code(int64_t o, int64_t k) const {
-    if (shape.codes == CodeFormat::int8) return int8_t(codes[size_t(o * shape.inputs + k)]);
-    return codes[size_t((o * shape.inputs + k) / 2)] >> (k % 2 * 4) & 15;
+    if (bits() > 4) {
+      const int stored = int8_t(codes[size_t(o * shape.inputs + k)]);
+      return stored + (counted_from_zero() ? 1 << (bits() - 1) : 0);
+    }
+    const int stored = codes[size_t((o * shape.inputs + k) / 2)] >> (k % 2 * 4) & 15;
+    if (shape.codes == CodeFormat::nf4) return Nf4::levels[stored];
+    if (shape.codes == CodeFormat::iq4_nl) return Iq4::levels[stored];
+    if (shape.codes == CodeFormat::mxfp4) return E2m1::levels[stored];
+    return stored;
   }
+  // Zero points of 5 and 6 bits become minimums of codes from 0 on (pack_codes.cpp).
+  bool counted_from_zero() const { return bits() < 8 && shape.offsets == OffsetFormat::zero_i8; }
   static float number(const std::vector<uint8_t>& values, ScaleFormat format, int64_t at) {
     if (format == ScaleFormat::f32) {
       float x;
@@ -74,7 +87,16 @@ struct Case {
     std::memcpy(&half, &values[size_t(at * 2)], 2);
     return float_from_half(half);
   }
-  float scale(int64_t o, int64_t g) const { return number(scales, shape.scales, o * groups() + g); }
+  float super(const std::vector<uint16_t>& halves, int64_t o, int64_t g) const {
+    return float_from_half(halves[size_t(o * shape.supers + g / (groups() / shape.supers))]);
+  }
+  float scale(int64_t o, int64_t g) const {
+    const int64_t at = o * groups() + g;
+    if (shape.scales == ScaleFormat::e8m0) return std::ldexp(1.0f, scales[size_t(at)] - 128);
+    if (shape.scales == ScaleFormat::nested)
+      return float(int8_t(scales[size_t(at)])) * super(supers, o, g);
+    return number(scales, shape.scales, at);
+  }
   bool has_minimum() const { return shape.offsets != OffsetFormat::none; }
   float minimum(int64_t o, int64_t g) const {
     const int64_t at = o * groups() + g;
@@ -86,13 +108,17 @@ struct Case {
       case OffsetFormat::zero_u8:
         return -scale(o, g) * float(offsets[size_t(at)]);
       case OffsetFormat::zero_i8:
-        return -scale(o, g) * float(int8_t(offsets[size_t(at)]));
+        return -scale(o, g) *
+               float(int8_t(offsets[size_t(at)]) + (counted_from_zero() ? 1 << (bits() - 1) : 0));
+      case OffsetFormat::minimum_nested:
+        return -(float(int8_t(offsets[size_t(at)])) * super(minimum_supers, o, g));
       case OffsetFormat::none:
         break;
     }
     return 0.0f;
   }
-  int zero() const { return shape.codes == CodeFormat::int4 && !has_minimum() ? 8 : 0; }
+  // Of canonical codes: those of 4 bits and fewer are counted from 0, with 8 in the middle.
+  int zero() const { return bits() <= 4 && !is_codebook(shape.codes) && !has_minimum() ? 8 : 0; }
 
   // One weight in float32.
   float weight(int64_t o, int64_t k) const {

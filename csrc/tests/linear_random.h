@@ -60,9 +60,57 @@ inline void fill_codes(Case& c, Random& random) {
         c.codes.push_back(extreme ? random.pick<uint8_t>({0x80, 0x7f}) : random.byte());
       return;
     case CodeFormat::int4:
+    case CodeFormat::nf4:
+    case CodeFormat::iq4_nl:
+    case CodeFormat::mxfp4:
       for (int64_t i = 0; i < count / 2; ++i)
         c.codes.push_back(extreme ? random.pick<uint8_t>({0x00, 0xff, 0xf0}) : random.byte());
       return;
+    default:
+      break;
+  }
+  // 2, 3, 5 and 6 bits: as the tensors of formats/ hold them.
+  const int bits = c.bits(), codes = 1 << bits;
+  const bool minimum = c.has_minimum() && !c.counted_from_zero();
+  const auto draw = [&] {
+    const auto from_zero =
+        int(extreme ? random.pick({0, codes - 1}) : random.integer(0, codes - 1));
+    if (bits > 4) return minimum ? from_zero : from_zero - codes / 2;
+    return c.has_minimum() ? from_zero : from_zero + 8 - codes / 2;
+  };
+  for (int64_t i = 0; i < (bits > 4 ? count : count / 2); ++i) {
+    const int first = draw();
+    c.codes.push_back(uint8_t(bits > 4 ? first : first | draw() << 4));
+  }
+}
+
+inline void fill_scales(Case& c, Random& random) {
+  const Shape& shape = c.shape;
+  const bool wild = random.integer(0, 3) == 0;
+  const auto nested = [&] { return uint8_t(random.integer(-128, 127)); };
+  for (int64_t i = 0; i < shape.outputs * c.groups(); ++i) {
+    if (shape.scales == ScaleFormat::e8m0)
+      c.scales.push_back(uint8_t(wild ? random.integer(0, 254) : random.integer(115, 130)));
+    else if (shape.scales == ScaleFormat::nested)
+      c.scales.push_back(nested());
+    else
+      random.number(c.scales, shape.scales, wild);
+    if (shape.offsets == OffsetFormat::minimum_f16)
+      random.number(c.offsets, ScaleFormat::f16, wild);
+    else if (shape.offsets == OffsetFormat::minimum_f32)
+      random.number(c.offsets, ScaleFormat::f32, wild);
+    else if (shape.offsets == OffsetFormat::minimum_nested)
+      c.offsets.push_back(nested());
+    else if (shape.offsets == OffsetFormat::zero_u8)
+      c.offsets.push_back(random.byte() & ((1 << c.bits()) - 1));
+    else if (shape.offsets == OffsetFormat::zero_i8)
+      c.offsets.push_back(uint8_t(int8_t(random.byte()) >> (8 - c.bits())));
+  }
+  for (int64_t i = 0; i < 2 * shape.outputs * shape.supers; ++i) {
+    std::vector<uint8_t> half;
+    random.number(half, ScaleFormat::f16, wild);
+    const auto bits = uint16_t(half[0] | half[1] << 8);
+    (i % 2 == 0 ? c.supers : c.minimum_supers).push_back(bits);
   }
 }
 
@@ -71,16 +119,7 @@ inline Case make_case(const Shape& shape, uint32_t seed) {
   Case c;
   c.shape = shape;
   fill_codes(c, random);
-  const bool wild = random.integer(0, 3) == 0;
-  for (int64_t i = 0; i < shape.outputs * c.groups(); ++i) {
-    random.number(c.scales, shape.scales, wild);
-    if (shape.offsets == OffsetFormat::minimum_f16)
-      random.number(c.offsets, ScaleFormat::f16, wild);
-    else if (shape.offsets == OffsetFormat::minimum_f32)
-      random.number(c.offsets, ScaleFormat::f32, wild);
-    else if (shape.offsets != OffsetFormat::none)
-      c.offsets.push_back(shape.codes == CodeFormat::int4 ? random.byte() & 15 : random.byte());
-  }
+  fill_scales(c, random);
   for (int64_t o = 0; o < shape.outputs; ++o) c.bias.push_back(random.normal(1.0f));
   const bool saturated = random.integer(0, 3) == 0;  // every activation becomes ±127
   for (int64_t i = 0; i < shape.rows * shape.inputs; ++i)

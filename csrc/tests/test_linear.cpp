@@ -9,6 +9,15 @@
 namespace slipstream::test {
 namespace {
 
+// Scales as integers times those of super-groups, as in GGML's K-quants.
+void nest(Shape& s, Random& random) {
+  const int64_t groups = random.pick<int64_t>({1, 2, 8});
+  s.supers = random.integer(1, 2);
+  s.inputs = s.group * groups * s.supers;
+  s.scales = ScaleFormat::nested;
+  if (s.offsets != OffsetFormat::none) s.offsets = OffsetFormat::minimum_nested;
+}
+
 Shape random_affine(Random& random, CodeFormat codes) {
   Shape s{};
   s.codes = codes;
@@ -17,8 +26,12 @@ Shape random_affine(Random& random, CodeFormat codes) {
   s.scales = random.pick({ScaleFormat::f16, ScaleFormat::f32});
   s.offsets = random.pick({OffsetFormat::none, OffsetFormat::minimum_f16, OffsetFormat::minimum_f32,
                            OffsetFormat::zero_u8});
-  if (codes == CodeFormat::int8 && s.offsets == OffsetFormat::zero_u8)
+  if (bits_of_code(codes) > 4 && s.offsets == OffsetFormat::zero_u8)
     s.offsets = OffsetFormat::zero_i8;
+  if (is_codebook(codes)) {
+    s.offsets = OffsetFormat::none;
+    if (random.integer(0, 1) == 0) s.scales = ScaleFormat::e8m0;
+  }
   if (random.integer(0, 2) == 0) {  // one scale a row, any width
     s.inputs = s.group = random.pick<int64_t>({2, 6, 30, 64, 100, 146, 200, 258});
     s.activation_group = random.pick<int64_t>({-1, 0, 16, 32, 48, 64});
@@ -26,6 +39,7 @@ Shape random_affine(Random& random, CodeFormat codes) {
   }
   s.group = random.pick<int64_t>({16, 32, 32, 48, 64, 128});
   s.inputs = s.group * random.integer(1, 5);
+  if (random.integer(0, 2) == 0) nest(s, random);
   s.activation_group = random.pick<int64_t>({-1, 0, s.group, s.group, 2 * s.group});
   if (s.group % 32 == 0 && random.integer(0, 2) == 0) s.activation_group = s.group / 2;
   return s;
@@ -83,14 +97,17 @@ void check_large() {
 
 int main(int argc, char** argv) {
   using namespace slipstream::test;
-  const int cases = argc > 1 ? std::atoi(argv[1]) : 150;
+  const int cases = argc > 1 ? std::atoi(argv[1]) : 250;
   const auto seed = uint32_t(argc > 2 ? std::atoi(argv[2]) : 20261120);
   for (uint32_t i = 0; i < uint32_t(cases); ++i) {
     Random random(seed + 10 * i);
-    const auto codes = random.pick({slipstream::CodeFormat::int4, slipstream::CodeFormat::int4,
-                                    slipstream::CodeFormat::int8, slipstream::CodeFormat::int8,
-                                    slipstream::CodeFormat::f32, slipstream::CodeFormat::f16,
-                                    slipstream::CodeFormat::bf16});
+    const auto codes = random.pick(
+        {slipstream::CodeFormat::int4, slipstream::CodeFormat::int4, slipstream::CodeFormat::int8,
+         slipstream::CodeFormat::int2, slipstream::CodeFormat::int3, slipstream::CodeFormat::int3,
+         slipstream::CodeFormat::int5, slipstream::CodeFormat::int6, slipstream::CodeFormat::nf4,
+         slipstream::CodeFormat::iq4_nl, slipstream::CodeFormat::mxfp4,
+         slipstream::CodeFormat::int8, slipstream::CodeFormat::f32, slipstream::CodeFormat::f16,
+         slipstream::CodeFormat::bf16});
     const bool affine = codes >= slipstream::CodeFormat::int8;
     check_case(affine ? random_affine(random, codes) : random_dense(random, codes), seed + 10 * i);
   }

@@ -83,8 +83,11 @@ void test_a_gated_product_is_its_two_products_and_the_gate() {
 
 void test_an_embedding_is_the_dequantized_row() {
   for (const CodeFormat codes :
-       {CodeFormat::f32, CodeFormat::f16, CodeFormat::bf16, CodeFormat::int8, CodeFormat::int4})
+       {CodeFormat::f32, CodeFormat::f16, CodeFormat::bf16, CodeFormat::int8, CodeFormat::int4,
+        CodeFormat::int2, CodeFormat::int3, CodeFormat::int5, CodeFormat::int6, CodeFormat::nf4,
+        CodeFormat::iq4_nl, CodeFormat::mxfp4})
     for (const OffsetFormat offsets : {OffsetFormat::none, OffsetFormat::minimum_f16}) {
+      if (is_codebook(codes) && offsets != OffsetFormat::none) continue;
       const bool dense = codes < CodeFormat::int8;
       const Case c = make_case({1, 19, 80, codes, dense ? 0 : 16, ScaleFormat::f16,
                                 dense ? OffsetFormat::none : offsets, -1},
@@ -158,6 +161,12 @@ void test_what_has_no_kernel_is_refused() {
         "4-bit codes, odd inputs");
   CHECK(refuses([&] { PackedMatrix({CodeFormat::f32, 32, {}, false, {}}, 16, 64); }),
         "a dense matrix with groups");
+  CHECK(refuses([&] { PackedMatrix({CodeFormat::int3, 32, {}, false, {}, 1}, 16, 64); }),
+        "super-groups of plain scales");
+  const MatrixFormat thirds{CodeFormat::int4, 32, ScaleFormat::nested, false, {}, 1};
+  CHECK(refuses([&] { PackedMatrix(thirds, 16, 96); }), "three groups in a super-group");
+  CHECK(refuses([&] { PackedMatrix({CodeFormat::nf4, 32, {}, true, {}}, 16, 64); }),
+        "a codebook with minimums");
   CHECK(refuses([&] { PackedMatrix({}, 0, 64); }), "no outputs");
   const PackedMatrix g48({CodeFormat::int8, 48, ScaleFormat::f32, false, {}}, 16, 96);
   CHECK(refuses([&] { merge_group(g48, 32); }), "groups 48 and 32");

@@ -200,11 +200,19 @@ def test_a_builder_refuses_what_makes_no_sense():
     builder.begin_node(0)
     x = builder.embed(table, 1.0)
     refused = [
-        lambda: builder.add_affine(codes, 8, np.ones((16, 8), np.float32), None, "symmetric"),
-        lambda: builder.add_affine(codes, 8, np.ones((16, 4), np.float64), None, "symmetric"),
-        lambda: builder.add_affine(codes, 3, np.ones((16, 4), np.float32), None, "symmetric"),
-        lambda: builder.add_affine(codes, 8, np.ones((8, 4), np.float32), None, "symmetric"),
-        lambda: builder.add_affine(codes, 8, np.ones((16, 4), np.float32), None, "minimum"),
+        lambda: builder.add_quantized(
+            codes, "int8", np.ones((16, 8), np.float32), None, "symmetric"
+        ),
+        lambda: builder.add_quantized(
+            codes, "int8", np.ones((16, 4), np.float64), None, "symmetric"
+        ),
+        lambda: builder.add_quantized(
+            codes, "int9", np.ones((16, 4), np.float32), None, "symmetric"
+        ),
+        lambda: builder.add_quantized(
+            codes, "int8", np.ones((8, 4), np.float32), None, "symmetric"
+        ),
+        lambda: builder.add_quantized(codes, "int8", np.ones((16, 4), np.float32), None, "minimum"),
         lambda: builder.add_dense(np.zeros((8, 8), np.float32)[:, ::2], "float32"),
         lambda: builder.add_dense(np.zeros((0, 8), np.float32), "float32"),
         lambda: builder.add_dense(np.zeros((8, 8), np.float64), "float32"),

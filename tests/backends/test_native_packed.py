@@ -117,7 +117,7 @@ def test_panels_outlive_the_program_that_packed_them():
     before = panels.tobytes()
     del builder
     assert panels.tobytes() == before
-    assert layout == (32, 64, "f32", 0, "f32", None)
+    assert layout == (32, 64, "f32", 0, "f32", None, 0)
     assert not panels.flags.writeable
 
 
@@ -154,6 +154,7 @@ def border(**changes):
         "group": 32,
         "scales": "f16",
         "minimums": None,
+        "supers": 0,
     }
     return MODULE.Builder(1, "portable", "float32"), {**layout, **changes}
 

@@ -4,17 +4,26 @@ import numpy as np
 import pytest
 
 from slipstream.backends.native import NativeOptions, compile_native, native_module
-from slipstream.bench.kernel_shapes import SHAPES, RandomWeights, Shape, shaped
+from slipstream.bench.kernel_shapes import (
+    SHAPES,
+    Format,
+    RandomWeights,
+    Shape,
+    random_tensor,
+    read_format,
+    shaped,
+)
 from slipstream.bench.kernels import (
     Steps,
     batch_of,
+    format_word,
     kernels_of,
     look_at,
     measure_kernels,
     step_shape,
 )
 from slipstream.errors import MachineError, UnsupportedError
-from slipstream.formats.tensor import Affine
+from slipstream.formats.tensor import Affine, NestedTensor
 from slipstream.machine import Ceilings, Rate
 from slipstream.models.registry import blueprint_of
 
@@ -28,7 +37,7 @@ INT4 = Affine(4, 32, "symmetric")
 
 def tiny(format=INT4):
     blueprint = blueprint_of(TINY.config())
-    return blueprint.graph, RandomWeights(blueprint.shapes, format)
+    return blueprint.graph, RandomWeights(blueprint.shapes, Format(format))
 
 
 @pytest.fixture(scope="module")
@@ -92,4 +101,24 @@ def test_random_weights_have_the_shapes_of_the_graph(format):
 
 def test_a_shape_that_is_not_known_is_refused_with_those_that_are():
     with pytest.raises(UnsupportedError, match=", ".join(SHAPES)):
-        shaped("70B", Affine(4, 32))
+        shaped("70B", Format(Affine(4, 32)))
+
+
+@pytest.mark.parametrize("word", ["int2", "int3", "int5", "int6", "int8", "nf4", "mxfp4", "iq4_nl"])
+def test_a_format_is_known_by_its_word(word: str) -> None:
+    tensor = random_tensor((16, 512), read_format(word, 64))
+    assert format_word(tensor) == f"{word}/64"
+    values = tensor.dequantize()
+    assert values.shape == (16, 512) and len(np.unique(values)) > 3
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 5, 6])
+def test_k_quants_have_groups_of_their_own(bits: int) -> None:
+    tensor = random_tensor((16, 512), read_format(f"q{bits}_k", 64))
+    assert isinstance(tensor, NestedTensor) and tensor.format.bits == bits
+    assert np.isfinite(tensor.dequantize()).all()
+
+
+def test_an_unknown_format_is_refused() -> None:
+    with pytest.raises(UnsupportedError, match="int2"):
+        read_format("int7", 32)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slipstream.backends.packed_file import PackedWeight
-from slipstream.formats.tensor import AffineTensor, DenseTensor, Tensor, map_arrays
+from slipstream.formats.tensor import CodebookTensor, DenseTensor, Tensor, arrays_of, map_arrays
 
 READ_AHEAD = 3  # tensors: the reader of a GGUF file is about as fast as two packing threads
 
@@ -96,15 +96,20 @@ def _flat(array: NDArray[Any]) -> NDArray[Any]:
 def _add_matrix(builder: Any, tensor: Tensor) -> int:
     if isinstance(tensor, DenseTensor):
         return _add_dense(builder, tensor)
-    if not isinstance(tensor, AffineTensor):
-        tensor = tensor.affine()
-    offsets = None if tensor.offsets is None else _bits_of_half(tensor.offsets)
-    number: int = builder.add_affine(
-        np.ascontiguousarray(tensor.codes),
-        4 if tensor.format.nibbles else 8,
-        _bits_of_half(tensor.scales),
-        offsets,
-        tensor.format.zero,
+    arrays = {name: _bits_of_half(array) for name, array in arrays_of(tensor).items()}
+    kind, zero = f"int{tensor.format.bits}", "symmetric"
+    if isinstance(tensor, CodebookTensor):
+        kind = tensor.format.name
+    else:
+        zero = tensor.format.zero
+    number: int = builder.add_quantized(
+        arrays["codes"],
+        kind,
+        arrays["scales"],
+        arrays.get("offsets", arrays.get("minimums")),
+        zero,
+        arrays.get("supers"),
+        arrays.get("minimum_supers"),
     )
     return number
 

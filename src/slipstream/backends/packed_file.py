@@ -56,8 +56,8 @@ _KINDS: Mapping[type, str] = {
     NestedTensor: "nested",
 }
 
-# outputs, inputs, codes, group, scales, minimums: as csrc/bind_packed.cpp takes and gives it
-Layout = tuple[int, int, str, int, str, str | None]
+# outputs, inputs, codes, group, scales, minimums, supers: as csrc/bind_packed.cpp takes and gives
+Layout = tuple[int, int, str, int, str, str | None, int]
 
 
 class PackedFileError(Exception):
@@ -242,8 +242,9 @@ def _check_whole(data: memoryview, entry: Mapping[str, Any]) -> None:
 
 
 def _layout(values: list[Any]) -> Layout:
-    outputs, inputs, codes, group, scales, minimums = values
-    return int(outputs), int(inputs), str(codes), int(group), str(scales), minimums
+    outputs, inputs, codes, group, scales, minimums, supers = values
+    sizes = int(outputs), int(inputs)
+    return *sizes, str(codes), int(group), str(scales), minimums, int(supers)
 
 
 def _outline_json(tensor: Tensor) -> dict[str, Any]:

@@ -6,12 +6,23 @@ cache holds the weights, with a vocabulary of 32768.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from slipstream.errors import UnsupportedError
-from slipstream.formats.tensor import Affine, AffineTensor, DenseTensor, Tensor
+from slipstream.formats.codebook import CodebookName
+from slipstream.formats.tensor import (
+    Affine,
+    AffineTensor,
+    Codebook,
+    CodebookTensor,
+    DenseTensor,
+    NestedTensor,
+    Quantized,
+    Tensor,
+)
 from slipstream.graph.graph import Graph
 from slipstream.models.registry import blueprint_of
 
@@ -47,6 +58,14 @@ class Shape:
         }
 
 
+@dataclass(frozen=True)
+class Format:
+    """What every matrix of a shape is stored in; nested: with GGML's two levels of scales."""
+
+    form: Affine | Codebook
+    nested: bool = False
+
+
 SHAPES = {
     "smol": Shape(576, 30, 9, 3, 1536),  # SmolLM2-135M
     "1B": Shape(2048, 4, 32, 8, 8192),  # Llama-3.2-1B, four of its sixteen blocks
@@ -54,7 +73,7 @@ SHAPES = {
 }
 
 
-def shaped(name: str, format: Affine) -> tuple[Graph, "RandomWeights"]:
+def shaped(name: str, format: Format) -> tuple[Graph, "RandomWeights"]:
     """The graph of a named shape, and weights for it; UnsupportedError where there is none."""
     if name not in SHAPES:
         raise UnsupportedError(f"there is no shape {name!r}; choose one of {', '.join(SHAPES)}")
@@ -63,9 +82,9 @@ def shaped(name: str, format: Affine) -> tuple[Graph, "RandomWeights"]:
 
 
 class RandomWeights(Mapping[str, Tensor]):
-    """Random affine matrices (the embedding is bfloat16), and vectors of ones. Kept nowhere."""
+    """Random quantized matrices (the embedding is bfloat16), and vectors of ones. Kept nowhere."""
 
-    def __init__(self, shapes: Mapping[str, tuple[int, ...]], format: Affine) -> None:
+    def __init__(self, shapes: Mapping[str, tuple[int, ...]], format: Format) -> None:
         self._shapes = shapes
         self._format = format
 
@@ -76,7 +95,7 @@ class RandomWeights(Mapping[str, Tensor]):
         if "embed" in name:
             values = np.random.default_rng(0).normal(size=shape)
             return DenseTensor(values.astype(np.float16))
-        return random_affine((shape[0], shape[1]), self._format)
+        return random_tensor((shape[0], shape[1]), self._format)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._shapes)
@@ -85,14 +104,52 @@ class RandomWeights(Mapping[str, Tensor]):
         return len(self._shapes)
 
 
-def random_affine(shape: tuple[int, int], format: Affine) -> AffineTensor:
+def random_tensor(shape: tuple[int, int], format: Format) -> Quantized:
     """A matrix [O, I] of random codes with one scale everywhere."""
     outputs, inputs = shape
-    draw = np.random.default_rng(0)
-    codes: NDArray = draw.integers(0, 256, (outputs, inputs * format.bits // 8), np.uint8)
-    if format.bits == 8:
-        codes = codes.view(np.int8)
-    groups = (outputs, inputs // (format.group or inputs))
+    bits = format.form.bits
+    wide = bits > 4
+    codes: NDArray = np.random.default_rng(0).integers(
+        0, 1 << bits if wide else 256, (outputs, inputs if wide else inputs // 2), np.uint8
+    )
+    low = format.form.code_range[0] if isinstance(format.form, Affine) else 0
+    if wide:
+        codes = (codes + np.uint8(low % 256)).view(np.int8)
+    elif bits < 4:
+        mask = (1 << bits) - 1
+        codes = (codes & (mask | mask << 4)) + np.uint8(low | low << 4)
+    groups = (outputs, inputs // (format.form.group or inputs))
     scales = np.full(groups, CODE_SCALE, np.float16)
-    offsets = np.zeros(groups, np.float16) if format.zero == "minimum" else None
-    return AffineTensor(format, codes, scales, offsets)
+    if isinstance(format.form, Codebook):
+        powers = np.full(groups, 115, np.uint8)
+        return CodebookTensor(format.form, codes, powers if format.form.name == "mxfp4" else scales)
+    minimum = format.form.zero == "minimum"
+    if format.nested:
+        ones = np.ones(groups, np.int8)
+        supers = np.full((outputs, inputs // 256), CODE_SCALE, np.float16)
+        nothing = (np.zeros_like(ones), supers) if minimum else (None, None)
+        return NestedTensor(format.form, codes, ones, supers, *nothing)
+    return AffineTensor(format.form, codes, scales, np.zeros_like(scales) if minimum else None)
+
+
+def read_format(text: str, group: int | None) -> Format:
+    """``int3``, ``nf4`` or ``q4_k``; K-quants have groups of their own. UnsupportedError."""
+    if text in _K_QUANTS:
+        return Format(_K_QUANTS[text], nested=True)
+    if text in ("nf4", "iq4_nl", "mxfp4"):
+        return Format(Codebook(cast(CodebookName, text), group))
+    bits = {f"int{bits}": bits for bits in (2, 3, 4, 5, 6, 8)}.get(text)
+    if bits is None:
+        raise UnsupportedError(
+            f"--format is int2 … int6, int8, nf4, iq4_nl, mxfp4 or q2_k … q6_k, not {text!r}"
+        )
+    return Format(Affine(cast(Any, bits), group))
+
+
+_K_QUANTS = {
+    "q2_k": Affine(2, 16, "minimum"),
+    "q3_k": Affine(3, 16),
+    "q4_k": Affine(4, 32, "minimum"),
+    "q5_k": Affine(5, 32, "minimum"),
+    "q6_k": Affine(6, 16),
+}

@@ -6,6 +6,7 @@
     int-quantized    X.weight int8 [O, I] · X.weight_scale [O, G] · X.weight_zero_point int8 [O, G]
     act-order        X.weight_g_idx int32 [I], the group of each input: dense, see `reordered`
     float-quantized  X.weight f8 [O, I] · X.weight_scale: read as bfloat16, see `float8`
+    mxfp4-pack-quantized, slipstream-codebook: see `compressed_tensors_codebook`
 
 A 4-bit code is q - 8 there and q here; packed, both are the same bits, so nothing is copied.
 `FolderCheckpoint` is the caller; the arrays stay in the memory map.
@@ -20,6 +21,7 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
+from slipstream.checkpoint.compressed_tensors_codebook import read_codebook
 from slipstream.checkpoint.compressed_tensors_scheme import FP8, HEAD, is_embedding, read_schemes
 from slipstream.checkpoint.float8 import CODES, widen
 from slipstream.checkpoint.foreign import Module
@@ -28,7 +30,7 @@ from slipstream.checkpoint.safetensors import Tensors
 from slipstream.errors import FileFormatError, UnsupportedError
 from slipstream.formats.bits import unpack_bits
 from slipstream.formats.nibbles import pack_nibbles, unpack_nibbles
-from slipstream.formats.tensor import Affine, AffineTensor, DenseTensor, Tensor
+from slipstream.formats.tensor import Affine, AffineTensor, Codebook, DenseTensor, Tensor
 from slipstream.graph.ops import Activations
 
 HIDDEN = frozenset(
@@ -81,6 +83,8 @@ class CompressedTensors:
         if isinstance(scheme.format, FP8):
             codes = parts.array("weight", *CODES, dimensions=2)
             return DenseTensor(widen(parts, codes, "weight_scale", scheme.format.block))
+        if isinstance(scheme.format, Codebook):
+            return read_codebook(parts, scheme.format)
         packed = f"{module}.weight_packed" in self._stored
         found = (self._packed if packed else self._plain)(module, scheme.format)
         groups = found.scales.shape[1]

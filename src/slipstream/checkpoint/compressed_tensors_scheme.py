@@ -9,17 +9,19 @@ A target is a module's name, ``re:`` and a pattern, or a class of modules; the m
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from slipstream.errors import FileFormatError, UnsupportedError
-from slipstream.formats.tensor import Affine
+from slipstream.formats.tensor import Affine, Codebook
 from slipstream.graph.ops import Activations
 
-Layout = Literal["pack-quantized", "int-quantized"]
+Layout = Literal["pack-quantized", "int-quantized", "mxfp4-pack-quantized", "slipstream-codebook"]
 LAYOUTS = (
     "pack-quantized",
     "int-quantized",
     "float-quantized",
+    "mxfp4-pack-quantized",
+    "slipstream-codebook",
     "mixed-precision",
     "naive-quantized",
     "dense",
@@ -27,6 +29,7 @@ LAYOUTS = (
 EMBEDDINGS = frozenset({"embed_tokens", "wte", "wpe", "word_embeddings", "embed_in"})
 HEAD = "lm_head"
 SMALLEST_GROUP = 16
+MXFP4_GROUP = 32  # 16 would be NVFP4
 LONGEST_PATTERN = 300
 NESTED_REPEAT = re.compile(r"[+*}]\)*\)[+*{]")
 
@@ -42,7 +45,7 @@ class FP8:
 class Scheme:
     """How the modules of one group are stored and run."""
 
-    format: Affine | FP8
+    format: Affine | FP8 | Codebook
     activations: Activations
     layout: Layout | None = None
 
@@ -128,14 +131,19 @@ def _scheme(name: str, group: Any) -> Scheme:
     if group.get("output_activations") is not None:
         raise UnsupportedError(f"the group {name!r} quantizes its outputs, which is not supported")
     layout = group.get("format")
-    known: Layout | None = layout if layout in ("pack-quantized", "int-quantized") else None
+    known: Layout | None = layout if layout in get_args(Layout) else None
     return Scheme(
         _weights(name, weights), _activations(name, group.get("input_activations")), known
     )
 
 
-def _weights(name: str, entry: Mapping[str, Any]) -> Affine | FP8:
-    bits = entry.get("num_bits", 8)
+def _weights(name: str, entry: Mapping[str, Any]) -> Affine | FP8 | Codebook:
+    bits, kind = entry.get("num_bits", 8), entry.get("type", "int")
+    if kind in ("nf4", "iq4_nl") and bits == 4:
+        group = entry.get("group_size")
+        return Codebook(kind, None if group is None else _group_size(name, group))
+    if kind == "float" and bits == 4 and entry.get("group_size") == MXFP4_GROUP:
+        return Codebook("mxfp4", MXFP4_GROUP)
     if entry.get("type") == "float" and bits == 8:
         return FP8(_block(name, entry))
     if entry.get("type", "int") != "int" or bits not in (2, 3, 4, 5, 6, 8):
@@ -200,11 +208,12 @@ def _activations(name: str, entry: Any) -> Activations:
 
 def write_group(scheme: Scheme, targets: Sequence[str]) -> dict[str, Any]:
     """One entry of ``config_groups``, as `read_schemes` reads it."""
-    assert isinstance(scheme.format, Affine), "FP8 is only read"
+    assert not isinstance(scheme.format, FP8), "FP8 is only read"
+    book = scheme.format if isinstance(scheme.format, Codebook) else None
     weights = {
         "num_bits": scheme.format.bits,
-        "type": "int",
-        "symmetric": scheme.format.zero == "symmetric",
+        "type": "int" if book is None else "float" if book.name == "mxfp4" else book.name,
+        "symmetric": not isinstance(scheme.format, Affine) or scheme.format.zero == "symmetric",
         "strategy": "channel" if scheme.format.group is None else "group",
         "group_size": scheme.format.group,
         "dynamic": False,

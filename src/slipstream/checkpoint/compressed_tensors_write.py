@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from slipstream.checkpoint.compressed_tensors_codebook import codebook_parts
 from slipstream.checkpoint.compressed_tensors_scheme import (
     HEAD,
+    MXFP4_GROUP,
     Layout,
     Scheme,
     is_embedding,
@@ -25,8 +27,10 @@ from slipstream.formats.nibbles import unpack_nibbles
 from slipstream.formats.tensor import (
     Affine,
     AffineTensor,
+    Codebook,
     CodebookTensor,
     DenseTensor,
+    NestedTensor,
     Quantized,
     Tensor,
 )
@@ -60,7 +64,7 @@ def plan_layout(
     for name in tensors:
         tensor, module = tensors[name], name.removesuffix(".weight")
         if isinstance(tensor, Quantized):
-            tensor = _writable(name, tensor)
+            tensor = _writable(tensor)
             schemes[module] = _scheme(name, tensor.format, activations.get(name, Activations()))
             embedding = module if is_embedding(module) else embedding
         elif module != name and len(tensor.shape) == 2 and not is_embedding(module):
@@ -77,20 +81,21 @@ def plan_layout(
     return LayoutPlan(schemes, _config(schemes, sorted(dense)), shared)
 
 
-def _writable(name: str, tensor: Quantized) -> AffineTensor:
-    """The tensor as plain affine integers; UnsupportedError for codebooks."""
-    if isinstance(tensor, CodebookTensor):
-        raise UnsupportedError(
-            f"{name} has the codebook {tensor.format.name}, which compressed-tensors cannot hold: "
-            "round it again to integers, or export the model as GGUF"
-        )
-    return tensor if isinstance(tensor, AffineTensor) else tensor.affine()
+def _writable(tensor: Quantized) -> AffineTensor | CodebookTensor:
+    """The tensor in one of the two kinds that are written."""
+    return tensor.affine() if isinstance(tensor, NestedTensor) else tensor
 
 
-def _scheme(name: str, form: Affine, activations: Activations) -> Scheme:
+def _scheme(name: str, form: Affine | Codebook, activations: Activations) -> Scheme:
     module = name.removesuffix(".weight")
     if module == name:
         raise UnsupportedError(f"{name} is quantized, but compressed-tensors only holds X.weight")
+    if isinstance(form, Codebook):
+        plain = form.name == "mxfp4" and form.group == MXFP4_GROUP
+        if form.name == "mxfp4" and not plain:
+            raise UnsupportedError(f"{name}: MXFP4 has groups of 32, not {form.group}")
+        layout: Layout = "mxfp4-pack-quantized" if plain else "slipstream-codebook"
+        return Scheme(form, activations, layout)
     if form.zero == "minimum":
         raise UnsupportedError(
             f"{name} has float minimums (as GGUF's Q4_1 and Q4_K), which compressed-tensors cannot "
@@ -142,14 +147,16 @@ def encode(name: str, tensor: Tensor, plan: LayoutPlan | None) -> dict[str, NDAr
         return {name: tensor.data}
     assert plan is not None, "a quantized tensor needs a plan"
     module = name.removesuffix(".weight")
-    arrays = _parts(_writable(name, tensor), plan.schemes[module].layout)
+    arrays = _parts(_writable(tensor), plan.schemes[module].layout)
     named = {f"{module}.{part}": array for part, array in arrays.items()}
     if module == plan.tied and "weight" in arrays:  # packed, nobody else ties them
         named |= {f"{HEAD}.{part}": array for part, array in arrays.items() if part != "weight"}
     return named
 
 
-def _parts(tensor: AffineTensor, layout: Layout | None) -> dict[str, NDArray]:
+def _parts(tensor: AffineTensor | CodebookTensor, layout: Layout | None) -> dict[str, NDArray]:
+    if isinstance(tensor, CodebookTensor):
+        return codebook_parts(tensor)
     rows, width = tensor.shape
     form, bits = tensor.format, tensor.format.bits
     parts: dict[str, NDArray] = {"weight_scale": tensor.scales}

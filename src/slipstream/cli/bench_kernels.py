@@ -3,7 +3,7 @@
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -11,7 +11,7 @@ from rich.table import Table
 
 from slipstream.backends.native import NativeOptions, NativeProgram, compile_native
 from slipstream.backends.tuned import Choices, choices_path
-from slipstream.bench.kernel_shapes import shaped
+from slipstream.bench.kernel_shapes import Format, read_format, shaped
 from slipstream.bench.kernels import Row, Steps, Weights, look_at, measure_kernels
 from slipstream.bench.roofline import page, picture
 from slipstream.cli.answering import KVChoice
@@ -19,7 +19,7 @@ from slipstream.cli.bench import read_activations
 from slipstream.cli.inspect import duration
 from slipstream.cli.inspect_linears import choice_words
 from slipstream.errors import UnsupportedError
-from slipstream.formats.tensor import Affine
+from slipstream.formats.tensor import Codebook
 from slipstream.machine import Ceilings, ceilings, forced_isa, machine, thread_count
 from slipstream.models.load import load
 
@@ -47,7 +47,9 @@ class Run:
 def command(  # noqa: PLR0917  each argument is an option of the command line
     model: Annotated[str | None, typer.Argument(help="A name, a file or a folder.")] = None,
     shape: Annotated[str, typer.Option(help="Without a model: smol, 1B or 7B.")] = "smol",
-    bits: Annotated[int, typer.Option(help="Of a shape's weights: 4 or 8.")] = 4,
+    format: Annotated[
+        str, typer.Option(help="Of a shape's weights: int4, int3 …, nf4, mxfp4, q4_k …")
+    ] = "int4",
     group: Annotated[int, typer.Option(min=0, help="Inputs of a scale; 0: a row.")] = 32,
     rows: Annotated[str, typer.Option(help="Rows of the steps.")] = "1,4,8,16,32,64,512",
     depth: Annotated[int, typer.Option(min=0, help="Positions before a decoded row.")] = 128,
@@ -65,7 +67,7 @@ def command(  # noqa: PLR0917  each argument is an option of the command line
     Up to 64 rows are as many sequences that decode at --depth; from 128 on they are one prompt.
     """
     options = NativeOptions(threads, read_activations(activations), kv)
-    subject = _stored(model, options) if model else _shaped(shape, _format(bits, group), options)
+    subject = _stored(model, options) if model else _shaped(shape, _format(format, group), options)
     if tune:
         show_choices(tune_linears(subject.program), Console())
         return
@@ -127,19 +129,20 @@ def _stored(name: str, options: NativeOptions) -> Subject:
     return Subject(name, program, look_at(model.graph, model.weights))
 
 
-def _shaped(shape: str, format: Affine, options: NativeOptions) -> Subject:
+def _shaped(shape: str, format: Format, options: NativeOptions) -> Subject:
     """A named shape with random weights."""
     graph, weights = shaped(shape, format)
-    name = f"{shape} shape, int{format.bits} group {format.group or 'row'}"
+    form = format.form
+    kind = form.name if isinstance(form, Codebook) else f"int{form.bits}"
+    nested = ", nested scales" if format.nested else ""
+    name = f"{shape} shape, {kind} group {form.group or 'row'}{nested}"
     return Subject(name, compile_native(graph, weights, options), look_at(graph, weights))
 
 
-def _format(bits: int, group: int) -> Affine:
-    if bits not in (4, 8):
-        raise UnsupportedError(f"--bits is 4 or 8, not {bits}")
+def _format(text: str, group: int) -> Format:
     if group % 16:
         raise UnsupportedError(f"--group is a multiple of 16, not {group}")
-    return Affine(cast(Literal[4, 8], bits), group or None)
+    return read_format(text, group or None)
 
 
 def _counts(text: str) -> tuple[int, ...]:

@@ -10,6 +10,7 @@ from slipstream.compress.chain import Chain, read_chain
 from slipstream.compress.registry import QUANTIZERS
 from slipstream.errors import SourceError, UnsupportedError
 
+CODEBOOKS = ("nf4", "mxfp4", "iq4_nl")
 BITS = (2, 3, 4, 5, 6, 8)
 
 _UNITS = {"": 1, "b": 1, "kb": 1e3, "mb": 1e6, "gb": 1e9}
@@ -29,13 +30,17 @@ def parse_memory(text: str | None) -> int | None:
 
 
 def quantizing_passes(
-    method: str, bits: int, group: str, zero: str = "symmetric"
+    method: str, bits: int, group: str, zero: str = "symmetric", format: str = "int"
 ) -> list[dict[str, Any]]:
     """As a recipe spells them: the blocks' linears by one method, embedding and head at 8 bits."""
     if bits not in BITS:
         raise UnsupportedError(f"--bits is one of 2, 3, 4, 5, 6, 8, not {bits}")
     known_choice("--method", method, {name: name for name in QUANTIZERS})
     ends = {"method": "rtn", "select": ["embedding", "head"], "bits": 8, "group": "row"}
+    if format != "int":
+        known_choice("--format", format, dict.fromkeys(("int", *CODEBOOKS)))
+        book = {"method": "codebook", "levels": format, "group": _group(group)}
+        return [ends, book | {"weighted": method == "imatrix"}]
     rest = {"method": method, "bits": bits, "group": _group(group), "zero": zero}
     return [ends, rest]
 

@@ -40,6 +40,9 @@ def command(  # noqa: PLR0917  each argument is an option of the command line
     group: Annotated[
         str, typer.Option(help="Inputs that share a scale: 32, 64, 128 … or row.")
     ] = "32",
+    format: Annotated[
+        str, typer.Option(help="int (of --bits), or a 4-bit codebook: nf4, mxfp4, iq4_nl.")
+    ] = "int",
     method: Annotated[str, typer.Option(help=f"One of {', '.join(QUANTIZERS)}.")] = "gptq",
     zero: Annotated[str, typer.Option(help="symmetric or asymmetric.")] = "symmetric",
     activations: Annotated[str, typer.Option(help="int8 (per 32), int8 row, or f32.")] = "int8",
@@ -62,7 +65,7 @@ def command(  # noqa: PLR0917  each argument is an option of the command line
     is killed goes on where it was.
     """
     if recipe is None:
-        chain = _one_pass(bits, group, method, zero, activations)
+        chain = _one_pass(bits, group, method, zero, activations, format)
     else:
         chain = read_recipe(recipe)
     run_compression(
@@ -83,8 +86,10 @@ def command(  # noqa: PLR0917  each argument is an option of the command line
     )
 
 
-def _one_pass(bits: int, group: str, method: str, zero: str, activations: str) -> Chain:
+def _one_pass(  # noqa: PLR0917
+    bits: int, group: str, method: str, zero: str, activations: str, format: str
+) -> Chain:
     zeros = known_choice("--zero", zero, _ZEROS)
     stored = known_choice("--activations", activations, _ACTIVATIONS)
-    passes = quantizing_passes(method, bits, group, zeros)
+    passes = quantizing_passes(method, bits, group, zeros, format)
     return parse_chain({"activations": stored, "pass": passes})

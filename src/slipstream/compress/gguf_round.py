@@ -17,7 +17,7 @@ from slipstream.errors import NumericError, UnsupportedError
 from slipstream.formats.affine import quantize_affine
 from slipstream.formats.ggml_k_write import SUPER, round_k
 from slipstream.formats.ggml_write import BLOCK, DENSE, dense_bytes, exact_bytes, exact_type
-from slipstream.formats.tensor import Affine, AffineTensor, DenseTensor, Tensor
+from slipstream.formats.tensor import Affine, DenseTensor, Tensor
 
 F32 = NDArray[np.float32]
 
@@ -128,14 +128,4 @@ def _rounded(values: F32, power: F32 | None, type: str) -> NDArray[np.uint8]:
     if type == "Q8_0":
         return exact_bytes(quantize_affine(values, _FORMATS[type]), type)
     tensor = round_weighted(values, np.asarray(importance, np.float32), _FORMATS[type])
-    if type == "Q5_1":
-        tensor = _from_zero(tensor)
     return exact_bytes(tensor, type)
-
-
-def _from_zero(tensor: AffineTensor) -> AffineTensor:
-    """Codes -16…15 with a minimum as codes 0…31: the minimum is 16 scales lower."""
-    assert tensor.offsets is not None
-    lower = tensor.offsets.astype(np.float32) - 16 * tensor.scales.astype(np.float32)
-    codes = tensor.codes + np.int8(16)
-    return AffineTensor(tensor.format, codes, tensor.scales, lower.astype(np.float16))

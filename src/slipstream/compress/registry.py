@@ -3,6 +3,7 @@
 from typing import Any
 
 from slipstream.compress.passes.awq import Awq
+from slipstream.compress.passes.codebook import ToCodebook
 from slipstream.compress.passes.distill import Distill
 from slipstream.compress.passes.drop_blocks import DropBlocks
 from slipstream.compress.passes.drop_inputs import DropHeads, DropNeurons
@@ -24,6 +25,7 @@ METHODS: dict[str, type[Any]] = {
     "awq": Awq,
     "hqq": Hqq,
     "imatrix": Imatrix,
+    "codebook": ToCodebook,
     "mixed": Mixed,
     "signround": SignRound,
     "smoothquant": SmoothQuant,

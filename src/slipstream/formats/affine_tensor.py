@@ -30,8 +30,8 @@ class Affine:
     ============  ================  ==========================================
 
     with q in 0…15 for 4 bits and -128…127 for 8. A group is a multiple of 16. Codes of 3 and 2 bits
-    are codes of 4 bits in a smaller range (`code_range`), those of 6 and 5 bits codes of 8; files
-    and kernels pack them densely.
+    are codes of 4 bits in a smaller range (`code_range`), those of 6 and 5 bits codes of 8 (with a
+    minimum they are counted from 0); files and kernels pack them densely.
     """
 
     bits: Literal[2, 3, 4, 5, 6, 8]
@@ -46,7 +46,7 @@ class Affine:
     @property
     def code_range(self) -> tuple[int, int]:
         """The least and the greatest code q."""
-        if not self.nibbles:
+        if not self.nibbles and (self.bits == 8 or self.zero != "minimum"):
             return -(1 << self.bits - 1), (1 << self.bits - 1) - 1
         if self.zero == "symmetric":
             return 8 - (1 << self.bits - 1), 7 + (1 << self.bits - 1)
@@ -82,15 +82,17 @@ class AffineTensor:
 
     @property
     def size_bytes(self) -> int:
-        """Codes, scales and offsets, as they are in memory."""
+        """What a kernel reads: codes without gaps, scales and offsets."""
+        rows, width = self.shape
         offsets = 0 if self.offsets is None else self.offsets.nbytes
-        return self.codes.nbytes + self.scales.nbytes + offsets
+        return rows * -(-width * self.format.bits // 8) + self.scales.nbytes + offsets
 
     @property
     def file_bytes(self) -> int:
-        """The same as a file has them: codes without gaps."""
+        """The same as a file has them: each row of codes padded to 4 bytes."""
         rows, width = self.shape
-        return self.size_bytes - self.codes.nbytes + rows * (-(-width * self.format.bits // 32) * 4)
+        whole, words = -(-width * self.format.bits // 8), -(-width * self.format.bits // 32)
+        return self.size_bytes + rows * (4 * words - whole)
 
     def dequantize(self) -> NDArray[np.float32]:
         """The values [O, I]: (q - z) · scale, or q · scale + m, each operation rounded once.

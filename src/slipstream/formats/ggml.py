@@ -1,27 +1,23 @@
-"""GGML's block types read as our tensors, without loss: `to_tensor` and `dequantize_ggml`.
+"""GGML's block types read as our tensors, as they are stored: `to_tensor` and `dequantize_ggml`.
 
-Every block type is integers times a scale, so each becomes an `AffineTensor` whose values are, bit
-for bit, those of GGML (products of its scales and codes are exact in float32):
+Every block type is integers, or a codebook, times scales. Ours keep both as the file does, so their
+values are, bit for bit, those of GGML (products of its scales and codes are exact in float32), and
+kernels read no more bytes than the file has (Q2_K to Q5_K: a byte for each 6-bit scale):
 
-    =================  ====  =====  =========  =======  ==========================================
-    type               bits  group  zero       scales   codes
-    =================  ====  =====  =========  =======  ==========================================
-    Q4_0               4     32     symmetric  float16  as stored
-    Q4_1               4     32     minimum    float16  as stored
-    Q5_0               8     32     symmetric  float16  q - 16
-    Q5_1               8     32     minimum    float16  as stored
-    Q8_0               8     32     symmetric  float16  as stored
-    Q2_K               4     16     minimum    float32  as stored, d · sc and -(dmin · m)
-    Q3_K               4     16     symmetric  float32  -4…3, d · sc
-    Q4_K               4     32     minimum    float32  as stored, d · sc and -(dmin · m)
-    Q5_K               8     32     minimum    float32  as stored, d · sc and -(dmin · m)
-    Q6_K               8     16     symmetric  float32  q - 32, d · sc
-    IQ4_NL             8     32     symmetric  float16  values of its table
-    IQ4_XS             8     32     symmetric  float32  values of its table, d · sc
-    MXFP4              8     32     symmetric  float32  values of its table (twice e2m1)
-    TQ1_0, TQ2_0       4     256    symmetric  float16  -1, 0, 1 (and 2)
+    =================  ==============  =====  ==============================================
+    type               codes           group  scales
+    =================  ==============  =====  ==============================================
+    Q4_0  Q4_1         int4            32     float16; Q4_1 a float16 minimum as well
+    Q5_0  Q5_1         int5            32     float16; Q5_1 a float16 minimum as well
+    Q8_0               int8            32     float16
+    Q2_K  Q3_K         int2  int3      16     nested; Q2_K nested minimums as well
+    Q4_K  Q5_K         int4  int5      32     nested, nested minimums as well
+    Q6_K               int6            16     nested
+    IQ4_NL  IQ4_XS     iq4_nl          32     float16; nested
+    MXFP4              mxfp4           32     powers of two
+    TQ1_0, TQ2_0       int2, zero 1    256    float16
     F32 F16 BF16 F64   dense, and so are I8 I16 I32 I64
-    =================  ====  =====  =========  =======  ==========================================
+    =================  ==============  =====  ==============================================
 """
 
 import math
@@ -34,47 +30,110 @@ from numpy.typing import NDArray
 
 from slipstream.errors import UnsupportedError
 from slipstream.formats import ggml_k, ggml_legacy, ggml_table, ggml_ternary
+from slipstream.formats.ggml_fields import Arrays, Bytes
 from slipstream.formats.ggml_types import GGML_TYPES, GGMLType
-from slipstream.formats.tensor import Affine, AffineTensor, DenseTensor, Tensor, Zero
+from slipstream.formats.tensor import (
+    Affine,
+    AffineTensor,
+    Codebook,
+    CodebookTensor,
+    DenseTensor,
+    NestedTensor,
+    Quantized,
+    Tensor,
+    Zero,
+)
 
 __all__ = ["GGML_TYPES", "GGMLType", "dequantize_ggml", "is_supported", "to_tensor"]
 
-Blocks = NDArray[np.uint8]  # [blocks, bytes of one]
-# Reads blocks and writes packed codes [blocks, ·], scales [blocks, groups] and offsets (or None).
-Decoder = Callable[[Blocks, NDArray, NDArray, NDArray | None], None]
+Decoder = Callable[[Bytes, Arrays], None]  # reads blocks, fills the arrays [blocks, ·] of a tensor
 
 
 @dataclass(frozen=True)
 class _Layout:
-    """How the blocks of one type lie in an affine tensor, and who decodes them."""
+    """What the blocks of one type become, and who decodes them.
 
-    format: Affine
-    scale_dtype: type[np.floating]
+    arrays  for each field of the tensor its dtype, and its numbers for a block
+    """
+
+    format: Affine | Codebook
+    arrays: dict[str, tuple[type, int]]
     decode: Decoder
 
+    def tensor(self, arrays: Arrays) -> Quantized:
+        """The record that these arrays make."""
+        if isinstance(self.format, Codebook):
+            return CodebookTensor(self.format, **arrays)
+        if "supers" in arrays:
+            return NestedTensor(self.format, **arrays)
+        return AffineTensor(self.format, **arrays)
 
-def _layout(
-    bits: int, group: int, zero: Zero, scale_dtype: type[np.floating], decode: Decoder
-) -> _Layout:
-    return _Layout(Affine(4 if bits == 4 else 8, group, zero), scale_dtype, decode)
+
+def _simple(bits: int, zero: Zero, decode: Decoder) -> _Layout:
+    """One float16 for 32 values, or two."""
+    arrays: dict[str, tuple[type, int]] = {"codes": _codes(bits, 32), "scales": (np.float16, 1)}
+    if zero == "minimum":
+        arrays["offsets"] = (np.float16, 1)
+    return _Layout(_affine(bits, 32, zero), arrays, decode)
 
 
-_AFFINE: dict[str, _Layout] = {
-    "Q4_0": _layout(4, 32, "symmetric", np.float16, ggml_legacy.q4_0),
-    "Q4_1": _layout(4, 32, "minimum", np.float16, ggml_legacy.q4_1),
-    "Q5_0": _layout(8, 32, "symmetric", np.float16, ggml_legacy.q5_0),
-    "Q5_1": _layout(8, 32, "minimum", np.float16, ggml_legacy.q5_1),
-    "Q8_0": _layout(8, 32, "symmetric", np.float16, ggml_legacy.q8_0),
-    "Q2_K": _layout(4, 16, "minimum", np.float32, ggml_k.q2_k),
-    "Q3_K": _layout(4, 16, "symmetric", np.float32, ggml_k.q3_k),
-    "Q4_K": _layout(4, 32, "minimum", np.float32, ggml_k.q4_k),
-    "Q5_K": _layout(8, 32, "minimum", np.float32, ggml_k.q5_k),
-    "Q6_K": _layout(8, 16, "symmetric", np.float32, ggml_k.q6_k),
-    "IQ4_NL": _layout(8, 32, "symmetric", np.float16, ggml_table.iq4_nl),
-    "IQ4_XS": _layout(8, 32, "symmetric", np.float32, ggml_table.iq4_xs),
-    "MXFP4": _layout(8, 32, "symmetric", np.float32, ggml_table.mxfp4),
-    "TQ1_0": _layout(4, 256, "symmetric", np.float16, ggml_ternary.tq1_0),
-    "TQ2_0": _layout(4, 256, "symmetric", np.float16, ggml_ternary.tq2_0),
+def _nested(bits: int, group: int, zero: Zero, decode: Decoder) -> _Layout:
+    """An int8 for each group of a super-block of 256 values."""
+    arrays: dict[str, tuple[type, int]] = {"codes": _codes(bits, 256)}
+    for name in ("scales", "minimums") if zero == "minimum" else ("scales",):
+        arrays[name] = (np.int8, 256 // group)
+        arrays["supers" if name == "scales" else "minimum_supers"] = (np.float16, 1)
+    return _Layout(_affine(bits, group, zero), arrays, decode)
+
+
+def _ternary(decode: Decoder) -> _Layout:
+    """Codes of -1, 0 and 1 (and 2): q - 1."""
+    arrays: dict[str, tuple[type, int]] = {"codes": _codes(2, 256), "scales": (np.float16, 1)}
+    arrays["offsets"] = (np.uint8, 1)
+    return _Layout(_affine(2, 256, "zero_point"), arrays, decode)
+
+
+def _codes(bits: int, block: int) -> tuple[type, int]:
+    return (np.uint8, block // 2) if bits <= 4 else (np.int8, block)
+
+
+def _affine(bits: int, group: int, zero: Zero) -> Affine:
+    checked: dict[int, Affine] = {
+        2: Affine(2, group, zero),
+        3: Affine(3, group, zero),
+        4: Affine(4, group, zero),
+        5: Affine(5, group, zero),
+        6: Affine(6, group, zero),
+        8: Affine(8, group, zero),
+    }
+    return checked[bits]
+
+
+_NIBBLES = {"codes": _codes(4, 32)}
+_LAYOUTS: dict[str, _Layout] = {
+    "Q4_0": _simple(4, "symmetric", ggml_legacy.q4_0),
+    "Q4_1": _simple(4, "minimum", ggml_legacy.q4_1),
+    "Q5_0": _simple(5, "symmetric", ggml_legacy.q5_0),
+    "Q5_1": _simple(5, "minimum", ggml_legacy.q5_1),
+    "Q8_0": _simple(8, "symmetric", ggml_legacy.q8_0),
+    "Q2_K": _nested(2, 16, "minimum", ggml_k.q2_k),
+    "Q3_K": _nested(3, 16, "symmetric", ggml_k.q3_k),
+    "Q4_K": _nested(4, 32, "minimum", ggml_k.q4_k),
+    "Q5_K": _nested(5, 32, "minimum", ggml_k.q5_k),
+    "Q6_K": _nested(6, 16, "symmetric", ggml_k.q6_k),
+    "IQ4_NL": _Layout(
+        Codebook("iq4_nl", 32), {**_NIBBLES, "scales": (np.float16, 1)}, ggml_table.iq4_nl
+    ),
+    "IQ4_XS": _Layout(
+        Codebook("iq4_nl", 32),
+        {"codes": _codes(4, 256), "scales": (np.int8, 8), "supers": (np.float16, 1)},
+        ggml_table.iq4_xs,
+    ),
+    "MXFP4": _Layout(
+        Codebook("mxfp4", 32), {**_NIBBLES, "scales": (np.uint8, 1)}, ggml_table.mxfp4
+    ),
+    "TQ1_0": _ternary(ggml_ternary.tq1_0),
+    "TQ2_0": _ternary(ggml_ternary.tq2_0),
 }
 
 _DENSE: dict[str, type] = {
@@ -94,14 +153,14 @@ _PIECE_BYTES = 1 << 17  # raw bytes decoded at a time: the temporaries stay in t
 def is_supported(type: int) -> bool:
     """Whether tensors of this GGML type can be read."""
     known = GGML_TYPES.get(type)
-    return known is not None and (known.name in _AFFINE or known.name in _DENSE)
+    return known is not None and (known.name in _LAYOUTS or known.name in _DENSE)
 
 
 def to_tensor(raw: NDArray[np.uint8], type: int, shape: tuple[int, ...]) -> Tensor:
     """The tensor of `shape` (rows first, inputs last) stored in `raw`, its values unchanged.
 
-    Dense types are views of `raw`. Block types become affine matrices [O, I]; of any other number
-    of dimensions they become dense float32. Refuses types that are not in the table above
+    Dense types are views of `raw`. Block types become quantized matrices [O, I]; of any other
+    number of dimensions they become dense float32. Refuses types that are not in the table above
     (UnsupportedError), and a `raw` that is not as long as the shape says (ValueError).
     """
     kind = _type_of(type)
@@ -112,8 +171,8 @@ def to_tensor(raw: NDArray[np.uint8], type: int, shape: tuple[int, ...]) -> Tens
     if kind.name in _DENSE:
         return DenseTensor(raw.view(_DENSE[kind.name]).reshape(shape))
     if len(shape) == 2:
-        return _to_affine(raw, kind, shape[0])
-    return DenseTensor(_to_affine(raw, kind, 1).dequantize().reshape(shape))
+        return _to_quantized(raw, kind, shape[0])
+    return DenseTensor(_to_quantized(raw, kind, 1).dequantize().reshape(shape))
 
 
 def dequantize_ggml(raw: NDArray[np.uint8], type: int) -> NDArray[np.float32]:
@@ -131,29 +190,21 @@ def _type_of(type: int) -> GGMLType:
         name = f"type {type}" if known is None else known.name
         raise UnsupportedError(
             f"tensors of GGML's {name} are not supported: use a file in one of"
-            f" {' '.join([*_DENSE, *_AFFINE])}"
+            f" {' '.join([*_DENSE, *_LAYOUTS])}"
         )
     return known
 
 
-def _to_affine(raw: NDArray[np.uint8], kind: GGMLType, rows: int) -> AffineTensor:
-    """Decodes whole blocks, a piece at a time, into one affine matrix of `rows` rows."""
-    layout = _AFFINE[kind.name]
+def _to_quantized(raw: NDArray[np.uint8], kind: GGMLType, rows: int) -> Quantized:
+    """Decodes whole blocks, a piece at a time, into one matrix of `rows` rows."""
+    layout = _LAYOUTS[kind.name]
     blocks = raw.reshape(-1, kind.bytes)
-    groups = kind.block // (layout.format.group or kind.block)
-    width = kind.block * layout.format.bits // 8
-    codes = np.empty((len(blocks), width), np.uint8 if layout.format.bits == 4 else np.int8)
-    scales = np.empty((len(blocks), groups), layout.scale_dtype)
-    offsets = np.empty_like(scales) if layout.format.zero == "minimum" else None
+    arrays: dict[str, NDArray] = {
+        name: np.empty((len(blocks), count), dtype)
+        for name, (dtype, count) in layout.arrays.items()
+    }
     step = _PIECE_BYTES // kind.bytes
-    with np.errstate(invalid="ignore"):  # damaged scales may be infinite
-        for start in range(0, len(blocks), step):
-            piece = slice(start, start + step)
-            some_offsets = None if offsets is None else offsets[piece]
-            layout.decode(blocks[piece], codes[piece], scales[piece], some_offsets)
-    return AffineTensor(
-        layout.format,
-        codes.reshape(rows, -1),
-        scales.reshape(rows, -1),
-        None if offsets is None else offsets.reshape(rows, -1),
-    )
+    for start in range(0, len(blocks), step):
+        piece = slice(start, start + step)
+        layout.decode(blocks[piece], {name: array[piece] for name, array in arrays.items()})
+    return layout.tensor({name: array.reshape(rows, -1) for name, array in arrays.items()})

@@ -4,10 +4,13 @@ The decoders beside this file are written with these few verbs. All take blocks 
 of them, and none keeps anything.
 """
 
+from collections.abc import Mapping
+
 import numpy as np
 from numpy.typing import NDArray
 
 Bytes = NDArray[np.uint8]
+Arrays = Mapping[str, NDArray]  # what a decoder fills: the fields of a tensor by name
 
 
 def halves(field: Bytes) -> NDArray[np.float16]:

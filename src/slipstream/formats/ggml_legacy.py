@@ -6,48 +6,45 @@
     Q5_1  d:f16 m:f16 | 32 fifth bits | 16 bytes  d · q + m
     Q8_0  d:f16 | 32 int8                         d · q
 
-Each decoder takes blocks [B, bytes] and writes codes, scales and offsets in the layout that the
-table of `formats.ggml` gives it.
+Each decoder takes blocks [B, bytes] and writes the arrays of an `AffineTensor` in the layout that
+the table of `formats.ggml` gives it.
 """
 
 import numpy as np
-from numpy.typing import NDArray
 
-from slipstream.formats.ggml_fields import Bytes, gathered, halves, pack_split, planes
+from slipstream.formats.ggml_fields import Arrays, Bytes, gathered, halves, pack_split, planes
 
 
-def q4_0(blocks: Bytes, codes: NDArray, scales: NDArray, offsets: NDArray | None) -> None:
+def q4_0(blocks: Bytes, into: Arrays) -> None:
     """18 bytes → 16 packed codes."""
-    scales[:] = halves(blocks[:, :2])
-    pack_split(blocks[:, 2:], 16, codes)
+    into["scales"][:] = halves(blocks[:, :2])
+    pack_split(blocks[:, 2:], 16, into["codes"])
 
 
-def q4_1(blocks: Bytes, codes: NDArray, scales: NDArray, offsets: NDArray | None) -> None:
+def q4_1(blocks: Bytes, into: Arrays) -> None:
     """20 bytes → 16 packed codes."""
-    assert offsets is not None
-    scales[:] = halves(blocks[:, :2])
-    offsets[:] = halves(blocks[:, 2:4])
-    pack_split(blocks[:, 4:], 16, codes)
+    into["scales"][:] = halves(blocks[:, :2])
+    into["offsets"][:] = halves(blocks[:, 2:4])
+    pack_split(blocks[:, 4:], 16, into["codes"])
 
 
-def q5_0(blocks: Bytes, codes: NDArray, scales: NDArray, offsets: NDArray | None) -> None:
+def q5_0(blocks: Bytes, into: Arrays) -> None:
     """22 bytes → 32 codes from -16 to 15."""
-    scales[:] = halves(blocks[:, :2])
-    np.subtract(_five_bits(blocks[:, 2:]).view(np.int8), np.int8(16), out=codes)
+    into["scales"][:] = halves(blocks[:, :2])
+    np.subtract(_five_bits(blocks[:, 2:]).view(np.int8), np.int8(16), out=into["codes"])
 
 
-def q5_1(blocks: Bytes, codes: NDArray, scales: NDArray, offsets: NDArray | None) -> None:
+def q5_1(blocks: Bytes, into: Arrays) -> None:
     """24 bytes → 32 codes from 0 to 31."""
-    assert offsets is not None
-    scales[:] = halves(blocks[:, :2])
-    offsets[:] = halves(blocks[:, 2:4])
-    codes[:] = _five_bits(blocks[:, 4:])
+    into["scales"][:] = halves(blocks[:, :2])
+    into["offsets"][:] = halves(blocks[:, 2:4])
+    into["codes"][:] = _five_bits(blocks[:, 4:])
 
 
-def q8_0(blocks: Bytes, codes: NDArray, scales: NDArray, offsets: NDArray | None) -> None:
+def q8_0(blocks: Bytes, into: Arrays) -> None:
     """34 bytes → 32 codes."""
-    scales[:] = halves(blocks[:, :2])
-    codes[:] = gathered(blocks[:, 2:]).view(np.int8)
+    into["scales"][:] = halves(blocks[:, :2])
+    into["codes"][:] = gathered(blocks[:, 2:]).view(np.int8)
 
 
 def _five_bits(field: Bytes) -> Bytes:

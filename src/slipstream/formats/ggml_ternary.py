@@ -5,28 +5,29 @@
 
 A byte of TQ1_0 is a fraction of 256 written in base three: multiplied by a power of three (and
 wrapped), its next digit is the whole part of three times that fraction. Each decoder takes blocks
-[B, bytes] and writes codes and scales as the table of `formats.ggml` says.
+[B, bytes] and writes the arrays of an `AffineTensor`.
 """
 
 import numpy as np
-from numpy.typing import NDArray
 
-from slipstream.formats.ggml_fields import Bytes, halves, pack_codes, planes
+from slipstream.formats.ggml_fields import Arrays, Bytes, halves, pack_codes, planes
 
 _POWERS = np.array([1, 3, 9, 27, 81], np.uint8).reshape(1, 5, 1)
 
 
-def tq1_0(blocks: Bytes, codes: NDArray, scales: NDArray, offsets: NDArray | None) -> None:
-    """54 bytes → 128 packed codes."""
-    scales[:] = halves(blocks[:, 52:])
+def tq1_0(blocks: Bytes, into: Arrays) -> None:
+    """54 bytes → 128 packed codes of 2 bits."""
+    into["scales"][:] = halves(blocks[:, 52:])
     trits = [_trits(blocks[:, :32], 5), _trits(blocks[:, 32:48], 5), _trits(blocks[:, 48:52], 4)]
-    _pack(np.hstack(trits), codes)
+    into["offsets"][:] = 1
+    pack_codes(np.hstack(trits), into["codes"])
 
 
-def tq2_0(blocks: Bytes, codes: NDArray, scales: NDArray, offsets: NDArray | None) -> None:
-    """66 bytes → 128 packed codes."""
-    scales[:] = halves(blocks[:, 64:])
-    _pack(planes(blocks[:, :64], 32, 2, 4), codes)
+def tq2_0(blocks: Bytes, into: Arrays) -> None:
+    """66 bytes → 128 packed codes of 2 bits."""
+    into["scales"][:] = halves(blocks[:, 64:])
+    into["offsets"][:] = 1
+    pack_codes(planes(blocks[:, :64], 32, 2, 4), into["codes"])
 
 
 def _trits(field: Bytes, count: int) -> Bytes:
@@ -34,8 +35,3 @@ def _trits(field: Bytes, count: int) -> Bytes:
     fractions = field[:, None, :] * _POWERS[:, :count]  # uint8: wraps on purpose
     digits = (fractions.astype(np.uint16) * np.uint16(3)) >> np.uint16(8)
     return digits.astype(np.uint8).reshape(len(field), -1)
-
-
-def _pack(codes: Bytes, packed: NDArray) -> None:
-    """Codes that mean q - 1 are stored as codes that mean q - 8."""
-    pack_codes(codes + np.uint8(7), packed)
