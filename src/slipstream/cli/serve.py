@@ -10,6 +10,7 @@ import typer
 from slipstream.checkpoint.sources import resolve
 from slipstream.cli import serve_models, serve_options
 from slipstream.cli.answering import ActivationsChoice, Context, KVChoice, Threads, waiting
+from slipstream.cli.main import begin_collecting
 from slipstream.engine.engine import Engine
 from slipstream.engine.options import Batching, EngineOptions
 
@@ -107,6 +108,7 @@ def command(  # noqa: PLR0917  each argument is an option of the command line
 
 
 def _say_ready(name: str, url: str, as_json: bool) -> None:
+    begin_collecting()
     if as_json:
         print(json.dumps({"event": "ready", "model": name, "url": url}), flush=True)
     else:
