@@ -10,6 +10,9 @@
 #include "kernels/pack.h"
 
 NB_MODULE(_native, module) {
+  // A process that ends with a thread still computing keeps its objects to the end: no news to
+  // users.
+  nanobind::set_leak_warnings(false);
   module.doc() = "Native kernels and the step executor; use slipstream.backends.native instead.";
   module.def("isa_available", [] {
     std::vector<std::string> names;

@@ -231,7 +231,7 @@ def test_fp8_weights_are_read_as_bfloat16(strategy: str, shape: tuple[int, ...])
 @pytest.mark.parametrize(
     "config",
     [
-        group(weights={"type": "float", "num_bits": 4}),
+        group(weights={"type": "float", "num_bits": 4, "group_size": 16}),
         group(weights={"num_bits": 7}),
         group(weights={"strategy": "block"}),
         group(weights={"group_size": 8}),

@@ -15,14 +15,15 @@ from slipstream.errors import EngineError, UnavailableError
 from slipstream.serve.admission import AdmissionLimits
 from slipstream.serve.answering import completions, deltas
 from slipstream.serve.caller import Caller
+from slipstream.serve.response_cache import ResponseCache
 from slipstream.serve.response_cache_use import CacheUse
 from slipstream.serve.served import Served
 
 TEXT = "The quick brown fox jumps over the lazy dog. " * 4
 
 
-def served_of(program, **more):
-    one = Served("fake", fake_engine(program, **more), AdmissionLimits())
+def served_of(program, cache=None, **more):
+    one = Served("fake", fake_engine(program, **more), AdmissionLimits(), cache=cache)
     one.service.start()
     return one
 
@@ -296,4 +297,45 @@ async def _stress(chance, failures):
 
     await asyncio.gather(*(client() for _ in range(60)))
     assert outcomes["whole"] and outcomes["left"]
+    await at_rest(served)
+
+
+class MemoryStore:
+    """A dictionary."""
+
+    size_bytes = 0
+
+    def __init__(self):
+        self.values = {}
+
+    async def get(self, key):
+        return self.values.get(key)
+
+    async def put(self, key, value):
+        self.values[key] = value
+
+    async def close(self):
+        pass
+
+
+class TardyCache(ResponseCache):
+    """Its first look misses, and says so only when another request's answer has been kept."""
+
+    looks = 0
+
+    async def find(self, key):
+        self.looks += 1
+        first = self.looks == 1
+        found = await super().find(key)
+        while first and not self.stats.kept:
+            await asyncio.sleep(0.001)
+        return found
+
+
+@run_async
+async def test_a_look_that_missed_what_has_landed_meanwhile_looks_again():
+    served = served_of(FakeProgram(257, parrot(TEXT)), cache=TardyCache(MemoryStore()))
+    late, early = await asyncio.gather(text_of(served), text_of(served))
+    assert late == early == TEXT
+    assert served.engine.snapshot().answer_tokens_total == len(TEXT) + 1
     await at_rest(served)

@@ -7,6 +7,7 @@ deterministic requests are kept and shared: another draw of an unseeded one is a
 import asyncio
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from types import TracebackType
@@ -64,18 +65,31 @@ class Looked:
 
 
 async def look_up(served: Served, requests: Sequence[Request], use: CacheUse) -> list[Looked]:
-    """Asks the cache about each request, all at once."""
+    """Asks the cache about each request, all at once; again about what has landed meanwhile."""
     arrived_s = time.monotonic()
+    looked = [
+        Looked(request, served.key_of(request) if use.share else None, None, arrived_s)
+        for request in requests
+    ]
+    if served.cache is None or not use.read:
+        return looked
+    with ExitStack() as stack:
+        watches = [stack.enter_context(served.flights.watch(one.flight)) for one in looked]
+        again = list(range(len(looked)))
+        while again:
+            for watch in watches:
+                watch.landed = False
+            found = await asyncio.gather(*(_look(served, looked[i]) for i in again))
+            for i, one in zip(again, found, strict=True):
+                looked[i] = one
+            again = [i for i in again if looked[i].kept is None and watches[i].landed]
+    return looked
 
-    async def look(request: Request) -> Looked:
-        bare = Looked(request, served.key_of(request) if use.share else None, None, arrived_s)
-        if bare.key is None or served.cache is None or not use.read:
-            return bare
-        if bare.flight in served.flights:
-            return bare
-        return replace(bare, kept=await served.cache.find(bare.key))
 
-    return list(await asyncio.gather(*map(look, requests)))
+async def _look(served: Served, one: Looked) -> Looked:
+    if one.key is None or served.cache is None or served.flights.computing(one.flight):
+        return one
+    return replace(one, kept=await served.cache.find(one.key))
 
 
 def to_compute(served: Served, looked: Sequence[Looked], use: CacheUse) -> list[Request]:

@@ -4,13 +4,15 @@
                   ▲       ▲           ▲
               late joiner (a)    follower (c)   each reads from the first delta on, at its own pace
 
-A flight goes on while anybody follows it, whoever began it; errors reach all. Each follower has its
-own id, deadline and timings. Used by `answer_sources` within the event loop.
+A flight goes on while anybody follows it, whoever began it; errors reach all. It can be joined
+until its answer is kept, so that none falls between the flight and the cache. Each follower has
+its own id, deadline and timings. Used by `answer_sources` within the event loop.
 """
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from types import TracebackType
@@ -73,6 +75,13 @@ class Flight:
             raise
 
 
+class Watch:
+    """Whether a flight of one key has landed in the cache while somebody looked there."""
+
+    def __init__(self) -> None:
+        self.landed = False
+
+
 class Flights:
     """The flights of one engine, by key."""
 
@@ -81,12 +90,17 @@ class Flights:
         self._flights: dict[str, Flight] = {}
         self._streams: dict[Flight, AnswerStream] = {}  # of flights under way
         self._keeping: set[asyncio.Task[None]] = set()
+        self._watches: dict[str, list[Watch]] = {}
 
     def __len__(self) -> int:
         return len(self._streams) + len(self._keeping)
 
     def __contains__(self, key: str) -> bool:
         return key in self._flights
+
+    def computing(self, key: str) -> bool:
+        """Whether the flight of `key` has not ended yet."""
+        return key in self._flights and not self._flights[key].ended
 
     @property
     def under_way(self) -> list[Flight]:
@@ -108,26 +122,48 @@ class Flights:
         stream.hear = partial(self._hear, key, flight, keep)
         return Follower(self, key, flight, request)
 
+    @contextmanager
+    def watch(self, key: str) -> Iterator[Watch]:
+        """For the time of a look into the cache: one that missed what landed must look again."""
+        watch = Watch()
+        self._watches.setdefault(key, []).append(watch)
+        try:
+            yield watch
+        finally:
+            self._watches[key].remove(watch)
+            if not self._watches[key]:
+                del self._watches[key]
+
     def leave(self, key: str, flight: Flight) -> None:
         """A follower has gone; the last one takes the computation along."""
         flight.followers -= 1
         if not flight.followers and not flight.ended:
-            self._forget(key, flight).cancel()
+            self._forget(key, flight)
+            self._streams.pop(flight).cancel()
 
     def _hear(self, key: str, flight: Flight, keep: Keep, letter: Letter) -> None:
         ended = isinstance(letter, Exception) or letter.finish is not None
         if ended:
-            self._forget(key, flight)
+            del self._streams[flight]
         flight.push(letter)
-        if ended and flight.error is None:
-            keeping = asyncio.create_task(keep(flight.deltas))
+        if flight.error is not None:
+            self._forget(key, flight)
+        elif ended:
+            keeping = asyncio.create_task(self._land(key, flight, keep))
             self._keeping.add(keeping)
             keeping.add_done_callback(self._keeping.discard)
 
-    def _forget(self, key: str, flight: Flight) -> AnswerStream:
+    async def _land(self, key: str, flight: Flight, keep: Keep) -> None:
+        try:
+            await keep(flight.deltas)
+        finally:
+            self._forget(key, flight)
+            for watch in self._watches.get(key, ()):
+                watch.landed = True
+
+    def _forget(self, key: str, flight: Flight) -> None:
         if self._flights.get(key) is flight:
             del self._flights[key]
-        return self._streams.pop(flight)
 
 
 class Follower:
