@@ -40,7 +40,7 @@ demo: $(VENV)/installed ## install, pull SmolLM2, optimize it for this machine (
 	@echo "serve it  $(BIN)/slipstream serve $(OUT)"
 
 test: $(VENV)/installed-test ## install with the test extras and run the fast tests
-	$(BIN)/python -m pytest -m "not slow and not gpu"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not gpu"
 
 test-all: $(VENV)/installed-test ## every test that this machine can run
 	$(BIN)/python -m pytest -m "not gpu"
