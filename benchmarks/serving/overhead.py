@@ -117,7 +117,8 @@ def measure(ways: Any, options: argparse.Namespace, at_once: int) -> Measured:
         for place in range(len(names)):
             name = names[(turn + place) % len(names)]
             pid, run = ways[name]
-            calls = random_calls(*work, seed=(100 * turn + at_once) * (-1 if name == WHOLE else 1))
+            seed = 100 * turn + at_once + 1_000_000 * (name == WHOLE)
+            calls = random_calls(*work, seed=seed)
             before, mine = processor_s(pid), time.process_time()
             tokens_per_s = run(calls, at_once)
             spent = processor_s(pid) - before, time.process_time() - mine
