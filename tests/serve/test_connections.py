@@ -1,5 +1,6 @@
 """Connections that are slow, odd or too many, over raw sockets."""
 
+import asyncio
 import json
 import socket
 import time
@@ -7,10 +8,11 @@ import time
 import httpx
 import pytest
 from fakes import FakeProgram, fake_engine, parrot
-from live_server import live
+from live_server import live, run_async
 
 from slipstream.serve.admission import AdmissionLimits
 from slipstream.serve.app import make_app
+from slipstream.serve.run import Address, listen
 
 LIMITS = AdmissionLimits(
     header_timeout_s=0.5, body_timeout_s=0.5, write_timeout_s=0.5, connections=8, header_bytes=8192
@@ -154,3 +156,18 @@ def test_a_client_that_does_not_read_is_dropped_and_frees_its_pages():
             assert time.monotonic() < end
             time.sleep(0.01)
         assert engine.snapshot().pages_used == 0 and traffic.connections_open == 0
+
+
+@run_async
+async def test_what_is_written_is_sent_at_once():
+    accepted = asyncio.get_running_loop().create_future()
+
+    class Accepting(asyncio.Protocol):
+        def connection_made(self, transport):
+            accepted.set_result(transport.get_extra_info("socket"))
+
+    listener = listen(Address(port=0))
+    async with await asyncio.get_running_loop().create_server(Accepting, sock=listener):
+        with socket.create_connection(listener.getsockname()):
+            connection = await asyncio.wait_for(accepted, 10)
+            assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
