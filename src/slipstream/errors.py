@@ -16,6 +16,7 @@ without a traceback and exits with `exit_code`; the server answers with `http_st
     ├── TemplateError            a chat template cannot be rendered
     ├── RequestError             a request that cannot be answered as it stands
     │   ├── PromptTooLongError
+    │   ├── DeadEndError         its constraints leave no token to go on with
     │   ├── OverloadedError      the queue is full: try again later
     │   └── UnavailableError     the server is stopping
     ├── EngineError              a step failed; the requests in it are lost, the engine goes on
@@ -89,6 +90,10 @@ class RequestError(SlipstreamError, ValueError):
 
 class PromptTooLongError(RequestError):
     """A prompt that leaves no room for an answer within the context."""
+
+
+class DeadEndError(RequestError):
+    """An answer whose constraints leave no token that it could go on with."""
 
 
 class OverloadedError(RequestError):

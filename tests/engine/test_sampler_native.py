@@ -5,7 +5,7 @@ import pytest
 
 from slipstream.engine.request import SamplingParams
 from slipstream.engine.sampler import ReferenceSampler, Row
-from slipstream.errors import NumericError, RequestError
+from slipstream.errors import DeadEndError, NumericError
 
 native = pytest.importorskip("slipstream._native")
 
@@ -94,7 +94,7 @@ def test_each_row_is_refused_alone(samplers):
     good, nan, empty = np.zeros(70), np.full(70, np.nan), np.full(70, -np.inf)
     rows = [Row(x.astype(np.float32), SamplingParams(), 0, 0) for x in (good, nan, empty, good)]
     for one in samplers:
-        assert told(one.draw(rows)) == [0, NumericError, RequestError, 0]
+        assert told(one.draw(rows)) == [0, NumericError, DeadEndError, 0]
 
 
 def test_a_row_of_another_array_may_be_a_slice(samplers):

@@ -5,6 +5,7 @@ text of the whole answer.
 """
 
 from collections.abc import Sequence
+from copy import copy
 
 from slipstream.engine.codec import Decoder
 
@@ -34,6 +35,12 @@ class CharacterStream:
         self._given = 0  # characters of the window's text
         self._unsure = 0  # tokens since the text had no U+FFFD at its end
         self._begin_with(list(context_ids[-WINDOW_TOKENS:]))
+
+    def clone(self) -> "CharacterStream":
+        """Another one that has come as far."""
+        other = copy(self)
+        other._window = list(self._window)
+        return other
 
     def push(self, token: int) -> str:
         """The characters that `token` completes; often none."""
@@ -118,6 +125,12 @@ class TextStream:
     ) -> None:
         self._characters = CharacterStream(decoder, prompt_ids, skip_special=skip_special)
         self._finder = StopFinder(stop)
+
+    def clone(self) -> "TextStream":
+        """Another one that has come as far: where beams part."""
+        other = copy(self)
+        other._characters, other._finder = self._characters.clone(), copy(self._finder)
+        return other
 
     def push(self, token: int) -> tuple[str, str | None]:
         """(new text that is final, the stop string that ended the answer or None)."""

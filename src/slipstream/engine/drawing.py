@@ -11,6 +11,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from slipstream.engine.beam_rivals import rivals_of
 from slipstream.engine.grammar_masks import Bits, GrammarMasks
 from slipstream.engine.request import Request
 from slipstream.engine.sampler import Row, Sampler, TokenLogprob
@@ -54,23 +55,32 @@ class Drawer:
         """One token for each row of float32 [L, V] logits; row i belongs to sequence i."""
         drawn = Drawn()
         ready: list[Row] = []
-        of_ready: list[tuple[int, Floats]] = []
+        of_ready: list[tuple[Request, Floats]] = []
+        beams: list[tuple[Request, Floats, Floats, Floats]] = []
         for row, sequence in zip(rows, sequences, strict=True):
             request = sequence.request
             try:
-                shaped = self._shaped(row, sequence)
+                ranked, shaped = self._shaped(row, sequence)
             except SlipstreamError as error:  # of this request alone: the others go on
                 drawn.failed[request.id] = error
                 continue
             ready.append(Row(shaped, request.params, request.seed, sequence.answer_length))
-            of_ready.append((request.id, row))
-        for (request_id, _), token in zip(of_ready, self._sampler.draw(ready), strict=True):
+            of_ready.append((request, row))
+            if request.rivals:
+                beams.append((request, row, ranked, shaped))
+        for (request, _), token in zip(of_ready, self._sampler.draw(ready), strict=True):
             if isinstance(token, int):
-                drawn.tokens[request_id] = token
+                drawn.tokens[request.id] = token
             else:
-                drawn.failed[request_id] = token
+                drawn.failed[request.id] = token
         self._look_ahead(sequences, drawn.tokens)
-        self._add_logprobs(drawn, of_ready, ready)
+        self._add_logprobs(drawn, of_ready)
+        for request, row, ranked, shaped in beams:
+            if request.id in drawn.tokens:
+                count, top = request.rivals, request.params.top_logprobs
+                drawn.logprobs[request.id] = rivals_of(
+                    self._sampler, row, ranked, shaped, count=count, top=top
+                )
         return drawn
 
     def score(self, rows: Floats, tokens: Sequence[int], top: int) -> list[TokenLogprob]:
@@ -83,15 +93,13 @@ class Drawer:
         self._shapings.pop(request_id, None)
         self._masks.forget(request_id)
 
-    def _add_logprobs(
-        self, drawn: Drawn, of_rows: Sequence[tuple[int, Floats]], rows: Sequence[Row]
-    ) -> None:
+    def _add_logprobs(self, drawn: Drawn, rows: Sequence[tuple[Request, Floats]]) -> None:
         """Log-probabilities come from the logits as the model gave them."""
         drawn.logprobs = dict.fromkeys(drawn.tokens, ())
         wanted = [
-            (request_id, logits, row.params.top_logprobs)
-            for (request_id, logits), row in zip(of_rows, rows, strict=True)
-            if row.params.logprobs and request_id in drawn.tokens
+            (request.id, logits, request.params.top_logprobs)
+            for request, logits in rows
+            if request.params.logprobs and not request.rivals and request.id in drawn.tokens
         ]
         if wanted:
             tokens = [drawn.tokens[request_id] for request_id, _, _ in wanted]
@@ -101,18 +109,27 @@ class Drawer:
             for (request_id, _, _), entry in zip(wanted, entries, strict=True):
                 drawn.logprobs[request_id] = (entry,)
 
-    def _shaped(self, row: Floats, sequence: Tokens) -> Floats:
-        """The logits to draw from: `row` itself where the request changes nothing."""
+    def _shaped(self, row: Floats, sequence: Tokens) -> tuple[Floats, Floats]:
+        """(the logits that rank beams, those to draw from: without what is forbidden); both are
+        `row` itself where the request changes nothing.
+        """
         request, grammar = sequence.request, sequence.request.constraints.grammar
         shaping = self._shaping(request)
-        shaped = row if shaping is None else shaping.apply(row, sequence.ids)
+        ranked = shaped = row
+        if shaping is not None:
+            ranked = shaping.change(row, sequence.ids)
+            shaped = shaping.forbid(ranked.copy() if request.rivals else ranked, sequence.ids)
         if grammar is not None:
             shaped = _masked(shaped, self._masks.bits(request.id, grammar, _answer_of(sequence)))
-        return shaped
+        return ranked, shaped
 
     def _look_ahead(self, sequences: Sequence[Tokens], tokens: Mapping[int, int]) -> None:
         """Has the masks of the next step made while the engine does other things."""
-        constrained = [s for s in sequences if s.request.constraints.grammar is not None]
+        constrained = [
+            s
+            for s in sequences
+            if s.request.constraints.grammar is not None and not s.request.rivals  # one token each
+        ]
         if constrained:
             ids = [(s.request.id, s) for s in constrained if s.request.id in tokens]
             self._masks.prepare({i: [*_answer_of(s), tokens[i]] for i, s in ids})

@@ -33,6 +33,14 @@ class CompiledGrammar:
         with self._lock:
             return self._start.deep_copy()
 
+    def after(self, token: int) -> "CompiledGrammar":
+        """The same grammar behind one more token, for beams. RequestError if it is not allowed."""
+        matcher = self.matcher()
+        if not matcher.consume_token(token) or matcher.is_error():
+            told = " ".join(matcher.get_error().split())[:300]
+            raise RequestError(f"grammar: the answer cannot go on: {told}")
+        return CompiledGrammar(matcher, self.vocabulary)
+
 
 class GrammarCompiler:
     """Compiles the grammars of one engine. Safe to share between threads."""

@@ -12,6 +12,7 @@ from typing import Any
 
 from slipstream.engine.codec import TextCodec
 from slipstream.engine.constrain import Constrainer
+from slipstream.engine.constraints import Constraints
 from slipstream.engine.noise import choice_seed
 from slipstream.engine.request import Request, SamplingParams
 from slipstream.errors import PromptTooLongError, RequestError
@@ -97,6 +98,29 @@ class Intake:
             )
             for choice in range(1, params.n)
         ]
+
+    def step(
+        self, leader: Request, answer: tuple[int, ...], rivals: int, constraints: Constraints
+    ) -> Request:
+        """A request of the one token that follows `answer`, a beam of `leader`."""
+        params = replace(
+            leader.params,
+            beam_width=1,
+            n=1,
+            max_tokens=None,
+            stop=(),  # beams watch their texts themselves
+            prompt_logprobs=None if answer else leader.params.prompt_logprobs,
+        )
+        return replace(
+            leader,
+            id=next(self._ids),
+            prompt_ids=leader.prompt_ids + answer,
+            params=params,
+            max_tokens=1,
+            answered=len(answer),
+            rivals=rivals,
+            constraints=constraints,
+        )
 
     def prompt_ids(self, prompt: Prompt) -> tuple[int, ...]:
         """The prompt's token ids, at least one and all within the vocabulary."""

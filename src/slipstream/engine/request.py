@@ -173,6 +173,8 @@ class Request:
     key         the account that fair shares are kept for
     adapter     the LoRA adapter it runs with
     leader      the id of the sibling (same prompt and adapter) whose prompt pages it shares
+    answered    how many of the prompt's last ids a beam has answered already: for what counts them
+    rivals      above 0: name so many tokens that may come next, see `beam_rivals.py`
     constraints  what of `params` needed the tokenizer
     """
 
@@ -187,6 +189,8 @@ class Request:
     key: str = ""
     adapter: str | None = None
     leader: int | None = None
+    answered: int = 0
+    rivals: int = 0
     constraints: Constraints = PLAIN
 
     @property

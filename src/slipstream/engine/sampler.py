@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from slipstream.engine.exact import WEIGHT_ONE, inverse_of, log, log_of, weights
 from slipstream.engine.noise import BLOCK, Noise
 from slipstream.engine.request import SamplingParams
-from slipstream.errors import NumericError, RequestError, SlipstreamError
+from slipstream.errors import DeadEndError, NumericError, SlipstreamError
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
@@ -86,7 +86,7 @@ class ReferenceSampler:
 def sample(logits: Floats, params: SamplingParams, seed: int, index: int) -> int:
     """Token `index` of an answer, from float32 [V] logits.
 
-    NumericError if they are not finite; those of forbidden tokens may be -inf. RequestError if all
+    NumericError if they are not finite; those of forbidden tokens may be -inf. DeadEndError if all
     are forbidden.
     """
     best = int(logits.argmax())
@@ -104,7 +104,7 @@ def sample(logits: Floats, params: SamplingParams, seed: int, index: int) -> int
 def check_highest(highest: float) -> None:
     """Refuses to draw where the highest logit (NaN if any is) shows that it cannot be done."""
     if highest == -np.inf:
-        raise RequestError("no token is left: the answer's constraints contradict each other")
+        raise DeadEndError("no token is left: the answer's constraints contradict each other")
     if not np.isfinite(highest):
         raise NumericError("the model's logits are not finite; its weights may be damaged")
 

@@ -45,7 +45,7 @@ class Shaping:
 
     def __init__(self, request: Request) -> None:
         params = request.params
-        self._prompt_length = len(request.prompt_ids)
+        self._prompt_length = len(request.prompt_ids) - request.answered
         self._bias_ids = np.array([i for i, _ in params.logit_bias], np.int64)
         self._biases = np.array([bias for _, bias in params.logit_bias], np.float32)
         self._penalties = Penalties(params, self._prompt_length) if penalizes(params) else None
@@ -57,10 +57,18 @@ class Shaping:
 
     def apply(self, logits: Floats, ids: Sequence[int]) -> Floats:
         """A changed copy of float32 [V] logits; `ids` are prompt and answer so far."""
+        return self.forbid(self.change(logits, ids), ids)
+
+    def change(self, logits: Floats, ids: Sequence[int]) -> Floats:
+        """The first half, what makes tokens more or less likely: a copy."""
         shaped = logits.copy()
         shaped[self._bias_ids] += self._biases
         if self._penalties is not None:
             self._penalties.apply(shaped, ids)
+        return shaped
+
+    def forbid(self, shaped: Floats, ids: Sequence[int]) -> Floats:
+        """The second half, in place: -inf for what must not come now."""
         if self._allowed is not None:
             allowed = shaped[self._allowed]
             shaped.fill(FORBIDDEN)
