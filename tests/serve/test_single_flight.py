@@ -184,6 +184,50 @@ async def test_a_deadline_ends_its_own_request_alone():
     await at_rest(served)
 
 
+@run_async
+async def test_a_stream_that_joins_a_whole_answer_hears_of_every_token():
+    program = SlowProgram(257, parrot("abcdef"))
+    served = served_of(program)
+    whole = asyncio.create_task(text_of(served))
+    for _ in range(2):
+        program.gate.release()
+    while served.engine.snapshot().answer_tokens_total < 2:
+        await asyncio.sleep(0.01)
+    heard = []
+
+    async def listen():
+        async for _, delta in deltas(served, await requests_of(served)):
+            heard.append(delta.text)
+
+    listening = asyncio.create_task(listen())
+    while served.flights.under_way[0].followers < 2:
+        await asyncio.sleep(0.01)
+    for tokens in (3, 4, 5):
+        program.gate.release()
+        while len(heard) < tokens:
+            await asyncio.sleep(0.01)
+        assert len(heard) == tokens
+    for _ in range(3):
+        program.gate.release()
+    await listening
+    assert "".join(heard) == await whole == "abcdef"
+    await at_rest(served)
+
+
+@run_async
+async def test_a_whole_answer_knows_when_its_first_token_came():
+    program = SlowProgram(257, parrot("ab"))
+    served = served_of(program)
+    asked = asyncio.create_task(completions(served, await requests_of(served)))
+    program.gate.release()
+    await asyncio.sleep(0.1)
+    for _ in range(3):
+        program.gate.release()
+    (done,) = await asked
+    assert done.timings.first_token_s + 0.05 < done.timings.finished_s
+    await at_rest(served)
+
+
 async def _collected(served, requests):
     return [delta async for _, delta in deltas(served, requests)]
 

@@ -19,7 +19,7 @@ Letter = Delta | Exception
 class AnswerStream(AsyncIterator[Delta]):
     """One client's deltas. Use it as a context: leaving it early cancels the request.
 
-    patient    `more` waits until the answer is complete
+    patient    `more` waits until the answer is complete, and its deltas may come late
     hear       gets each letter as it comes, in place of a reader
     arrived_s  when the last token came, as the service notes it
 
@@ -27,9 +27,11 @@ class AnswerStream(AsyncIterator[Delta]):
     ...     async for delta in stream: ...
     """
 
-    def __init__(self, request: Request, give_up: Callable[[int], None]) -> None:
+    def __init__(
+        self, request: Request, give_up: Callable[[int], None], *, patient: bool = False
+    ) -> None:
         self.request = request
-        self.patient = False
+        self.patient = patient
         self.hear: Callable[[Letter], None] = self._keep
         self.arrived_s: float | None = None
         self._give_up = give_up

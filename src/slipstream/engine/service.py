@@ -6,8 +6,9 @@
     (events are written meanwhile)      │ run the step: C++, without the GIL
 
 So the loop and the thread want the GIL at different times, and no step waits for a client's text.
-Each client gets its own deltas, an exception in words if a step fails, and never silence. A client
-that goes away is cancelled before the next step.
+Deltas that only patient clients wait for stay with the thread until one of their answers ends: the
+loop does not wake for them. Each client gets its own deltas, an exception in words if a step fails,
+and never silence. A client that goes away is cancelled before the next step.
 """
 
 import asyncio
@@ -30,6 +31,8 @@ log = logging.getLogger("slipstream.engine")
 
 Result = TypeVar("Result")
 
+HELD_MAX = 1024  # deltas kept for patient clients: handing over more takes the loop above 3 ms
+
 
 class Service:
     """Owns the engine's thread. `start` it inside the event loop that its clients run in.
@@ -43,14 +46,16 @@ class Service:
     ) -> None:
         self.engine = engine
         self.on_gaps = on_gaps
-        engine.running.before_compute = self._hand_over
+        engine.running.before_compute = self._hand_over_awaited
         # an id: cancel; a function: call it; None: stop
         self._inbox: SimpleQueue[Request | int | Callable[[], None] | None] = SimpleQueue()
         self._streams: dict[int, AnswerStream] = {}
         self._calls: set[Future[Any]] = set()  # not yet done
         self._thread = threading.Thread(target=self._serve, name="engine", daemon=True)
         self._steps_checked = 0
-        self._computed: list[Delta] = []  # by the last step, not yet handed over
+        self._computed: list[tuple[float, list[Delta]]] = []  # when, by a step; not yet handed over
+        self._held = 0  # deltas in there
+        self._awaited = False  # somebody waits for one of them
         self._wait_s: float | None = None  # a dynamic batch is being filled
         self._draining = False
         self._drained = asyncio.Event()
@@ -76,11 +81,14 @@ class Service:
         """What the engine holds and has done; read while it runs, so each number is of its own."""
         return self.engine.snapshot()
 
-    def submit(self, request: Request) -> AnswerStream:
-        """Queues a request made by `engine.request`. UnavailableError once draining has begun."""
+    def submit(self, request: Request, *, patient: bool = False) -> AnswerStream:
+        """Queues a request made by `engine.request`; a patient one is answered whole.
+
+        UnavailableError once draining has begun.
+        """
         if not self.alive:
             raise UnavailableError("the server is stopping; send the request to another one")
-        stream = AnswerStream(request, self._cancel)
+        stream = AnswerStream(request, self._cancel, patient=patient)
         self._streams[request.id] = stream
         self._inbox.put(request)
         return stream
@@ -132,24 +140,28 @@ class Service:
             self._drained.set()
         return stream
 
-    def _deliver(self, deltas: list[Delta]) -> None:
-        now, gaps = time.perf_counter(), []
-        for delta in deltas:
-            if delta.error is not None:
-                self._deliver_error(delta.request_id, delta.error)
-                continue
-            ended = delta.finish is not None
-            request_id = delta.request_id
-            stream = self._close(request_id) if ended else self._streams.get(request_id)
-            if stream is None:
-                continue
-            if delta.ids:
-                if stream.arrived_s is not None:
-                    gaps.append(now - stream.arrived_s)
-                stream.arrived_s = now
-            stream.hear(delta)
+    def _deliver(self, computed: list[tuple[float, list[Delta]]]) -> None:
+        gaps: list[float] = []
+        for now, deltas in computed:
+            for delta in deltas:
+                if delta.error is not None:
+                    self._deliver_error(delta.request_id, delta.error)
+                else:
+                    self._deliver_one(delta, now, gaps)
         if gaps:
             self.on_gaps(gaps)
+
+    def _deliver_one(self, delta: Delta, now: float, gaps: list[float]) -> None:
+        request_id = delta.request_id
+        ended = delta.finish is not None
+        stream = self._close(request_id) if ended else self._streams.get(request_id)
+        if stream is None:
+            return
+        if delta.ids:
+            if stream.arrived_s is not None:
+                gaps.append(now - stream.arrived_s)
+            stream.arrived_s = now
+        stream.hear(delta)
 
     def _deliver_error(self, request_id: int, error: Exception) -> None:
         stream = self._close(request_id)
@@ -183,16 +195,37 @@ class Service:
                 self._hand_over()
                 self._fail(error)
             else:
-                self._hand_over()  # what a step that computed nothing has left
-                self._computed = deltas
+                if self._awaited:
+                    self._hand_over()  # what a step that computed nothing has left
+                self._keep(deltas)
         self._hand_over()
         self.engine.cancel_all()
 
+    def _keep(self, deltas: list[Delta]) -> None:
+        """Keeps what a step has added, and notes whether anybody waits for it."""
+        if not deltas:
+            return
+        self._computed.append((time.perf_counter(), deltas))
+        self._held += len(deltas)
+        self._awaited = self._held > HELD_MAX or any(map(self._is_awaited, deltas))
+
+    def _is_awaited(self, delta: Delta) -> bool:
+        if delta.finish is not None:
+            return True
+        stream = self._streams.get(delta.request_id)  # the loop's, but one look is whole
+        return stream is not None and not stream.patient
+
+    def _hand_over_awaited(self) -> None:
+        """The engine calls it when it is about to compute."""
+        if self._awaited:
+            self._hand_over()
+
     def _hand_over(self) -> None:
-        """All deltas of a step in one call. The engine calls it when it is about to compute."""
+        """All deltas that are kept, in one call."""
+        self._held, self._awaited = 0, False
         if self._computed:
-            deltas, self._computed = self._computed, []
-            self._loop.call_soon_threadsafe(self._deliver, deltas)
+            computed, self._computed = self._computed, []
+            self._loop.call_soon_threadsafe(self._deliver, computed)
 
     def _take_inbox(self) -> bool:
         """Applies what has arrived; with nothing to do, waits for something. False: stop."""

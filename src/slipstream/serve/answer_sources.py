@@ -23,12 +23,7 @@ YIELD_EVERY = 64  # deltas of a replay between turns for others
 
 
 class Source(Protocol):
-    """One answer's deltas. As a context: leaving it early cancels what has not ended.
-
-    patient  `more` waits until the answer is complete
-    """
-
-    patient: bool
+    """One answer's deltas. As a context: leaving it early cancels what has not ended."""
 
     async def more(self) -> Sequence[Delta]:
         """What has come since the last call, waiting for something; nothing after the end."""
@@ -103,20 +98,26 @@ def to_compute(served: Served, looked: Sequence[Looked], use: CacheUse) -> list[
     return list(computed.values())
 
 
-def open_source(served: Served, one: Looked, use: CacheUse, computed: Sequence[Request]) -> Source:
-    """The stream of one answer; `computed` is what `to_compute` has said of the whole reply."""
+def open_source(
+    served: Served, one: Looked, use: CacheUse, computed: Sequence[Request], *, patient: bool
+) -> Source:
+    """The stream of one answer; `computed` is what `to_compute` has said of the whole reply.
+
+    `patient`: its `more` waits until the answer is complete, unless that is kept already.
+    """
     request = _led(one.request, computed)
     if one.key is None:
         _tell(served, use, "bypass")
-        return served.service.submit(request)
+        return served.service.submit(request, patient=patient)
     if one.kept is not None:
         _tell(served, use, "hit")
         return Replay(request, one.kept, one.arrived_s)
     if all(request.id != other.id for other in computed):
         _tell(served, use, "shared")
-        return served.flights.follow(one.flight, request)
+        return served.flights.follow(one.flight, request, patient=patient)
     _tell(served, use, "miss")
-    return served.flights.start(one.flight, request, partial(_keep, served.cache, one.key))
+    keep = partial(_keep, served.cache, one.key)
+    return served.flights.start(one.flight, request, keep, patient=patient)
 
 
 def _tell(served: Served, use: CacheUse, outcome: Outcome) -> None:
@@ -141,7 +142,6 @@ class Replay:
 
     def __init__(self, request: Request, kept: Sequence[Delta], arrived_s: float) -> None:
         self.request = request
-        self.patient = False
         self._kept = kept
         self._next = 0
         self._arrived_s = arrived_s

@@ -95,9 +95,10 @@ async def arrivals(
     patient = patient and not any(map(served.admission.counts_tokens, computed))
     with ExitStack() as stack:
         stack.enter_context(served.admission.places(computed))
-        streams = [stack.enter_context(open_source(served, one, use, computed)) for one in looked]
-        for stream in streams:
-            stream.patient = patient
+        streams = [
+            stack.enter_context(open_source(served, one, use, computed, patient=patient))
+            for one in looked
+        ]
         watched = served.metrics.watched(merged(streams), len(streams))
         async with aclosing(watched) as arriving:
             async for index, news in arriving:

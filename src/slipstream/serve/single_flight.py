@@ -107,20 +107,23 @@ class Flights:
         """What is computed now."""
         return list(self._streams)
 
-    def follow(self, key: str, request: Request) -> "Follower":
+    def follow(self, key: str, request: Request, *, patient: bool = False) -> "Follower":
         """Follows the flight of `key`, from its first delta on."""
-        return Follower(self, key, self._flights[key], request)
+        flight = self._flights[key]
+        if not patient and flight in self._streams:
+            self._streams[flight].patient = False
+        return Follower(self, key, flight, request, patient=patient)
 
-    def start(self, key: str, request: Request, keep: Keep) -> "Follower":
+    def start(self, key: str, request: Request, keep: Keep, *, patient: bool = False) -> "Follower":
         """Submits a request and follows it; `keep` gets its deltas if it ends by itself.
 
         What is raised by the submission is raised here. The deadline stays with the follower.
         """
-        stream = self._service.submit(replace(request, deadline_s=None))
+        stream = self._service.submit(replace(request, deadline_s=None), patient=patient)
         flight = self._flights[key] = Flight()
         self._streams[flight] = stream
         stream.hear = partial(self._hear, key, flight, keep)
-        return Follower(self, key, flight, request)
+        return Follower(self, key, flight, request, patient=patient)
 
     @contextmanager
     def watch(self, key: str) -> Iterator[Watch]:
@@ -172,9 +175,11 @@ class Follower:
     patient  `more` waits until the answer is complete
     """
 
-    def __init__(self, flights: Flights, key: str, flight: Flight, request: Request) -> None:
+    def __init__(
+        self, flights: Flights, key: str, flight: Flight, request: Request, *, patient: bool
+    ) -> None:
         self.request = request
-        self.patient = False
+        self.patient = patient
         self._flights = flights
         self._key = key
         self._flight = flight
@@ -253,6 +258,8 @@ class Follower:
         """When things happened to this request, which may have come after the first token."""
         now, tokens = time.monotonic(), sum(len(d.ids) for d in self._flight.deltas[: self._next])
         first = now if self._first_s is None else self._first_s
+        if self.patient and computed is not None:  # read late, but it was there
+            first = max(self._arrived_s, computed.first_token_s)
         started = first if computed is None else max(self._arrived_s, computed.started_s)
         length = len(self.request.prompt_ids)
         cached = 0 if computed is None else computed.cached_tokens
