@@ -13,7 +13,6 @@ a table; ends with 1 if anything is not as it must be.
 import argparse
 import asyncio
 import json
-import platform
 import random
 import signal
 import statistics
@@ -27,6 +26,9 @@ from pathlib import Path
 from typing import Any
 
 from soak_clients import KINDS, Fault, Kind, Target, chat_body, request_bytes, send
+
+from slipstream.bench.records import write_record
+from slipstream.machine import machine
 
 ROOT = Path(__file__).resolve().parent.parent
 QUEUE, BATCH, CONTEXT, KV_MB = 16, 8, 1024, 96
@@ -177,7 +179,8 @@ async def run(arguments: argparse.Namespace) -> dict[str, Any]:
 def settings(arguments: argparse.Namespace) -> dict[str, Any]:
     """What was run, and where."""
     return {
-        "machine": platform.processor() or platform.machine(),
+        "machine": machine().describe(),
+        "when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "model": "fake" if arguments.fake else arguments.model,
         "queue_full_minutes": arguments.minutes,
         "seed": arguments.seed,
@@ -243,7 +246,7 @@ def main() -> int:
     parser.add_argument("--serve", nargs="*", default=[], help="more options of `slipstream serve`")
     arguments = parser.parse_args()
     found = asyncio.run(run(arguments))
-    Path(arguments.out).write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+    write_record(found, Path(arguments.out), ROOT)
     print(table(found))
     for fault in found["faults"]:
         print(fault, file=sys.stderr)

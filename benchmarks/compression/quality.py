@@ -4,7 +4,6 @@ The tables of this folder use it. A token counts where llama-perplexity counts i
 half of each chunk of 512, so that figures can be held against those that llama.cpp prints.
 """
 
-import json
 import sys
 import time
 from collections.abc import Mapping
@@ -16,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slipstream.backends.native import NativeOptions, NativeProgram, compile_native
+from slipstream.bench.records import write_record
 from slipstream.evaluate.divergence import Baseline, baseline_for
 from slipstream.evaluate.evaluation import Scores, score_program
 from slipstream.evaluate.interval import Measured, blocks_of, bootstrap
@@ -121,8 +121,7 @@ def print_table(headings: list[str], rows: list[list[str]]) -> None:
 def keep(results: dict[str, Any], name: str) -> Path:
     """The results as JSON, beside this file."""
     path = Path(__file__).parent / "results" / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}.json"
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(results, indent=1) + "\n")
+    write_record(results, path, Path(__file__).resolve().parents[2])
     return path
 
 

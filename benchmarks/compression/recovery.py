@@ -17,6 +17,7 @@ from typing import Any
 
 from slipstream.backends.native import NativeOptions, compile_native
 from slipstream.bench.offline import measure_speed
+from slipstream.bench.records import write_record
 from slipstream.bench.samples import Samples
 from slipstream.cli.compress_session import compile_exact
 from slipstream.cli.compress_text import read_texts
@@ -61,8 +62,7 @@ def main() -> None:
         speeds = _speeds(edition, students[PRUNED]) if PRUNED in students else {}
     found = _found(options, curves, speeds)
     stem = RESULTS / f"recovery-{options.name}"
-    RESULTS.mkdir(exist_ok=True)
-    stem.with_suffix(".json").write_text(json.dumps(found, indent=1))
+    write_record(found, stem.with_suffix(".json"), Path(__file__).resolve().parents[2])
     stem.with_suffix(".md").write_text(table(found))
     plot(found, stem.with_suffix(".png"))
     print(table(found))

@@ -7,7 +7,6 @@ See README.md beside this file for what is measured and why it is fair.
 """
 
 import argparse
-import json
 import random
 import subprocess
 import sys
@@ -23,6 +22,7 @@ from shapes import SHAPES, model_of
 
 from slipstream.bench import samples
 from slipstream.bench.compare import compare, noise_band
+from slipstream.bench.records import write_record
 from slipstream.bench.samples import Samples
 from slipstream.checkpoint.sources import resolve
 from slipstream.machine import machine, thread_count
@@ -243,8 +243,7 @@ def write(result: Mapping[str, Any], path: Path | None) -> Path:
     """Writes the JSON; by default under a name that sorts by time."""
     stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
     path = path or RESULTS / f"{stamp}-{machine().fingerprint}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(result, indent=1) + "\n")
+    write_record(result, path, ROOT)
     return path
 
 

@@ -2,13 +2,14 @@
 
     python benchmarks/serving/run.py --short                       # about four minutes
     python benchmarks/serving/run.py --model 1B-Q4_0 --concurrency 1,8,16
-    python benchmarks/serving/run.py --trace TRACE.csv --pace 0.2
+    python benchmarks/serving/run.py --concurrency "" --trace TRACE.csv --pace 0.2
+    python benchmarks/serving/run.py --model smollm2:135m,1B-Q4_0 --trace TRACE.csv --pace 0.2
 
+The last one makes all tables of the README: each model, at 1, 4, 8, 16 and 32 and on the trace.
 See README.md beside this file for what is measured and why it is fair.
 """
 
 import argparse
-import json
 import subprocess
 import sys
 import time
@@ -22,6 +23,7 @@ from servers import PEERS, Running, llama_server, slipstream_server
 from slipstream.bench.client import run_load
 from slipstream.bench.compare import compare, noise_band
 from slipstream.bench.load import Call, Outcome, random_calls, summary
+from slipstream.bench.records import write_record
 from slipstream.bench.samples import Samples
 from slipstream.bench.traces import calls_of, read_trace
 from slipstream.checkpoint.sources import resolve
@@ -37,16 +39,22 @@ Outcomes = dict[str, dict[str, list[Outcome]]]  # load → contestant → one fo
 
 def main() -> None:
     options = read_options()
-    model = path_of(options.model)
+    for model in options.model.split(","):
+        print(run(model, options), flush=True)
+
+
+def run(model: str, options: argparse.Namespace) -> str:
+    """One model's loads: writes its raw results, returns its table."""
     with ExitStack() as stack:
-        servers = [stack.enter_context(server) for server in contestants(model, options)]
+        given = contestants(path_of(model), options)
+        servers = [stack.enter_context(server) for server in given]
         outcomes = measure(servers, options)
         about = {
             s.name: {"command": list(s.command[1:]), "start_s": s.start_s, "rss": s.resident_bytes}
             for s in servers
         }
     result = {
-        "model": options.model,
+        "model": model,
         "machine": machine().describe(),
         "commit": commit(),
         "when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -57,32 +65,31 @@ def main() -> None:
             for name, rows in outcomes.items()
         },
     }
-    print(report(options, outcomes, about))
     stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
-    path = options.output or RESULTS / f"{stamp}-{machine().fingerprint}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(result, indent=1) + "\n")
+    path = (options.output or RESULTS) / f"{stamp}-{machine().fingerprint}.json"
+    write_record(result, path, PEERS.parents[1])
     print(f"\nraw results: {path}", file=sys.stderr)
+    return report(model, options, outcomes, about) + "\n"
 
 
 def read_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--model", default="smollm2:135m", help="a GGUF, or a shape: 1B-Q4_0")
+    parser.add_argument("--model", default="smollm2:135m", help="GGUFs or shapes: 1B-Q4_0,…")
     parser.add_argument("--threads", type=int, default=thread_count())
-    parser.add_argument("--concurrency", default="1,4,8,16,32")
+    parser.add_argument("--concurrency", default="1,4,8,16,32", help='"": the trace alone')
     parser.add_argument("--calls", type=int, default=3, help="requests of each client in a round")
     parser.add_argument("--prompt", type=int, default=128, help="tokens of a prompt")
     parser.add_argument("--answer", type=int, default=64, help="tokens of an answer")
     parser.add_argument("--rounds", type=int, help="default 5: fewer say nothing")
     parser.add_argument("--context", type=int, default=1024, help="positions of each slot")
     parser.add_argument("--slots", type=int, default=32)
-    parser.add_argument("--trace", type=Path, help="recorded arrivals instead")
+    parser.add_argument("--trace", type=Path, help="recorded arrivals too")
     parser.add_argument("--requests", type=int, default=60, help="how many of the trace")
     parser.add_argument("--pace", type=float, default=1.0, help="times the trace's own speed")
     parser.add_argument("--twice", action="store_true", help="ours twice: shows the noise")
     parser.add_argument("--flash", choices=("on", "off", "both"), default="both")
     parser.add_argument("--short", action="store_true", help="one call a client; 1, 8, 32 at once")
-    parser.add_argument("--output", type=Path)
+    parser.add_argument("--output", type=Path, help="a folder for the raw results")
     options = parser.parse_args()
     options.rounds = options.rounds or 5
     if options.short:
@@ -111,17 +118,8 @@ NO_CACHES: Sequence[str] = ()  # every prompt of a load is new: our caches never
 
 def loads(options: argparse.Namespace, turn: int) -> dict[str, tuple[list[Call], int]]:
     """What is asked in one round: always the same for everyone, new prompts in each round."""
-    if options.trace:
-        most = options.context - options.answer
-        calls = calls_of(
-            read_trace(options.trace, options.requests),
-            pace=options.pace,
-            prompt_max=most,
-            answer_max=options.answer,
-        )
-        return {f"{options.trace.stem} × {options.pace:g}": (calls, TRACE_AT_ONCE)}
-    counts = [int(part) for part in options.concurrency.split(",")]
-    return {
+    counts = [int(part) for part in options.concurrency.split(",") if part]
+    todo = {
         f"{count} at once": (
             random_calls(
                 count * options.calls, options.prompt, options.answer, seed=1000 * turn + count
@@ -130,6 +128,15 @@ def loads(options: argparse.Namespace, turn: int) -> dict[str, tuple[list[Call],
         )
         for count in counts
     }
+    if options.trace:
+        calls = calls_of(
+            read_trace(options.trace, options.requests),
+            pace=options.pace,
+            prompt_max=options.context - options.answer,
+            answer_max=options.answer,
+        )
+        todo[f"{options.trace.stem} × {options.pace:g}"] = (calls, TRACE_AT_ONCE)
+    return todo
 
 
 def measure(servers: Sequence[Running], options: argparse.Namespace) -> Outcomes:
@@ -148,11 +155,14 @@ def measure(servers: Sequence[Running], options: argparse.Namespace) -> Outcomes
 
 
 def report(
-    options: argparse.Namespace, outcomes: Outcomes, about: Mapping[str, Mapping[str, object]]
+    model: str,
+    options: argparse.Namespace,
+    outcomes: Outcomes,
+    about: Mapping[str, Mapping[str, object]],
 ) -> str:
     """The Markdown table; times in ms as the medians of the rounds' percentiles."""
     lines = [
-        f"{options.model} on {machine().describe()}, {options.threads} threads, commit {commit()}; "
+        f"{model} on {machine().describe()}, {options.threads} threads, commit {commit()}; "
         f"prompts of {options.prompt}, answers of {options.answer} tokens, "
         f"{options.rounds} rounds in alternation",
         "",
