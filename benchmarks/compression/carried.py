@@ -14,10 +14,12 @@ from gguf_order import Order
 from quality import LENGTH, say
 
 from slipstream.checkpoint.artifact import write_artifact
+from slipstream.checkpoint.prompts import PROMPTS
 from slipstream.cli.compress_session import compile_exact
 from slipstream.compress.carry_out import carry_out
 from slipstream.compress.chain import Chain
 from slipstream.compress.work import Edition, Silent
+from slipstream.engine.proof import record_prompts
 from slipstream.evaluate.texts import read_chunks
 from slipstream.models.model import Model
 from slipstream.optimize.programs import settings_of
@@ -84,7 +86,7 @@ def keep_probes(order: Order, run: Path) -> None:
 
 
 def write(model: Model, after: Edition, chain: Chain, folder: Path) -> None:
-    """The artifact."""
+    """A whole artifact, which can be verified and served."""
     named = {name: after.weights[name] for name in after.graph.weight_names()}
     chat = model.tokenizer.chat
     write_artifact(
@@ -93,7 +95,8 @@ def write(model: Model, after: Edition, chain: Chain, folder: Path) -> None:
         tensors=whole_tensors(named),
         tokenizer=model.tokenizer,
         chat_template=None if chat is None else chat.source,
-        manifest={},
+        manifest={"recipe": chain.to_json()},
         activations=whole_settings(settings_of(after.graph, named, chain.activations)),
+        proofs={PROMPTS: record_prompts},
         overwrite=True,
     )
