@@ -7,7 +7,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_tool_parsers import events, pieces
 
-from slipstream.errors import UnsupportedError
 from slipstream.serve.reasoning import ReasoningSplitter
 from slipstream.serve.splitter import Splitter
 from slipstream.serve.tools.events import (
@@ -139,12 +138,6 @@ def test_channels_stream_and_never_show_a_marker():
              "<|channel|>final<|message|>Y", "es"]  # fmt: skip
     told = [parser.push(part) for part in parts]
     assert told == [[], [], [Thought("Hm")], [Thought(".")], [], [Said("Y")], [Said("es")]]
-
-
-def test_formats_that_cannot_be_enforced_say_so():
-    for form in FORMATS:
-        with pytest.raises(UnsupportedError, match="tool_choice"):
-            form.rules(TOOLS, {}, True)
 
 
 FRAGMENTS = """<tool_call> </tool_call> <function=f> <function=g> </function> <parameter=text>

@@ -13,7 +13,8 @@ from slipstream.errors import RequestError, UnsupportedError
 from slipstream.serve.conversation import Conversation
 from slipstream.serve.dialect import Dialect
 from slipstream.serve.reasoning import CLOSE, OPEN
-from slipstream.serve.tools.formats import lark_json
+from slipstream.serve.tools.harmony_rules import channel_rules
+from slipstream.serve.tools.rules import Spelling, lark_json
 
 ESCAPE_OR_SLASH = re.compile(r"\\.|/|\n")
 SPACE = "space: /[ \\n]{0,4}/"
@@ -30,12 +31,8 @@ def enforced(
     must_call = asked.choice == "required" and bool(tools)
     if asked.grammar is None and not must_call:
         return None
-    if dialect.speaks_in_channels:
-        raise UnsupportedError(
-            "response_format, grammars and a tool_choice that must be met are not enforced on "
-            "models that answer in channels; leave them out"
-        )
-    if not thinks and not tools:
+    channels = dialect.speaks_in_channels
+    if not thinks and not tools and not channels:
         return asked.grammar
     rules: list[str] = []
     bodies = []
@@ -43,9 +40,12 @@ def enforced(
         bodies.append("calls")
         rules.append(dialect.tool_format().rules(tools, dialect.token_ids, asked.parallel))
     if asked.grammar is not None and not must_call:
-        bodies.append("answer")
+        bodies.append("final answer" if channels else "answer")
         rules.append(_answer(asked.grammar))
     body = " | ".join(bodies)
+    if channels:
+        rules.append(channel_rules(Spelling(dialect.token_ids)))
+        return Grammar("ebnf", "\n".join(["start: thoughts body", f"body: {body}", *rules]))
     start = f"start: {_reasoning(dialect, inside)}body" if thinks else "start: body"
     if thinks:
         rules += _reasoning_rules(dialect)

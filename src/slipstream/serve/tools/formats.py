@@ -4,27 +4,23 @@
 refused when tools are given, never guessed.
 """
 
-import json
 import re
 import secrets
 import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from slipstream.errors import UnsupportedError
 from slipstream.serve.tools.call_parser import CallParser, Syntax
-from slipstream.serve.tools.harmony_parser import HarmonyParser, HarmonySyntax
+from slipstream.serve.tools.harmony_parser import START, HarmonyParser, HarmonySyntax
+from slipstream.serve.tools.harmony_rules import CONSTRAIN, END, harmony_rules
+from slipstream.serve.tools.rules import NO_PARAMETERS, Spelling, lark_json
 from slipstream.serve.tools.tag_parser import TagParser, TagSyntax
+from slipstream.serve.tools.tag_rules import tag_rules
 from slipstream.serve.tools.tool import Tool
 
-__all__ = ["FORMATS", "Tool", "ToolFormat", "format_of", "knows_tools", "lark_json"]
+__all__ = ["FORMATS", "Tool", "ToolFormat", "format_of", "knows_tools"]
 
-Json = dict[str, Any]
-
-NO_PARAMETERS: Json = {"type": "object", "properties": {}, "additionalProperties": False}
 SHORT_ID = string.ascii_letters + string.digits  # Mistral's templates want 9 of these
-WHITE_SPACE = r"(\n[ ]{0,32}|[ ]?)"
 OTHER_TAGS = ("<function=", "<arg_key>", "<invoke", "<parameter", "<tool_name>")
 
 
@@ -49,8 +45,17 @@ class ToolFormat:
     @property
     def markers(self) -> tuple[str, ...]:
         """Texts that may be tokens of their own in a vocabulary."""
-        listed = (self.syntax.opener, self.syntax.closer, "[ARGS]")
-        return tuple(marker for marker in listed if marker)
+        listed = (self.syntax.opener, self.syntax.closer, "[ARGS]", *self._more_markers())
+        return tuple(dict.fromkeys(marker for marker in listed if marker))
+
+    def _more_markers(self) -> tuple[str, ...]:
+        match self.syntax:
+            case TagSyntax() as tags:
+                return tags.key_open, tags.key_close, tags.value_open, tags.value_close
+            case HarmonySyntax():
+                return START, END, CONSTRAIN
+            case Syntax():
+                return ()
 
     @property
     def speaks_in_channels(self) -> bool:
@@ -76,38 +81,32 @@ class ToolFormat:
     def rules(self, tools: Sequence[Tool], token_ids: Mapping[str, int], parallel: bool) -> str:
         """Rules in Lark's notation whose symbol ``calls`` is one call, or several if `parallel`.
 
-        `token_ids`: markers that are tokens of their own. UnsupportedError for formats whose calls
-        are not JSON.
+        `token_ids`: markers that are tokens of their own. UnsupportedError names what of a tool's
+        schema cannot be enforced.
         """
-        if not isinstance(self.syntax, Syntax):
-            raise UnsupportedError(
-                f"tools: calls in the format '{self.name}' cannot be enforced here; leave "
-                "tool_choice at 'auto', and give no response_format or grammar beside tools"
-            )
+        spelling = Spelling({name: token_ids[name] for name in self.markers if name in token_ids})
+        match self.syntax:
+            case Syntax():
+                return self._json_rules(tools, spelling, parallel)
+            case TagSyntax() as syntax:
+                return tag_rules(syntax, tools, spelling, parallel=parallel)
+            case HarmonySyntax():
+                return harmony_rules(tools, spelling)
+
+    def _json_rules(self, tools: Sequence[Tool], spelling: Spelling, parallel: bool) -> str:
         calls = " | ".join(f"call_{place}" for place in range(len(tools)))
-        parts = [self._literal(text, token_ids) for text in (self.before, self.between, self.after)]
+        parts = [spelling.literal(text) for text in (self.before, self.between, self.after)]
         before, between, after = (part and f" {part} " for part in parts)
         more = f"({between} call)*" if parallel else ""
         lines = [f"calls: {before}call{more}{after}", f"call: {calls}"]
         for place, tool in enumerate(tools):
-            head = self._literal(self.call_head.replace("NAME", tool.name), token_ids)
-            tail = self._literal(self.call_tail, token_ids)
+            head = spelling.literal(self.call_head.replace("NAME", tool.name))
+            tail = spelling.literal(self.call_tail)
             lines += [
                 f"call_{place}: {head} arguments_{place} {tail}".rstrip(),
                 f"arguments_{place}: %json {lark_json(tool.parameters or NO_PARAMETERS)}",
             ]
         return "\n".join(lines)
-
-    def _literal(self, text: str, token_ids: Mapping[str, int]) -> str:
-        """Terminals that match exactly `text`."""
-        if not self.markers or not text:
-            return json.dumps(text) if text else ""
-        pieces = re.split("(" + "|".join(map(re.escape, self.markers)) + ")", text)
-        return " ".join(
-            f"<[{token_ids[piece]}]>" if piece in token_ids else json.dumps(piece)
-            for piece in pieces
-            if piece
-        )
 
 
 HERMES = ToolFormat(
@@ -173,11 +172,6 @@ HARMONY = ToolFormat("harmony", HarmonySyntax())
 FORMATS = {
     one.name: one for one in (HERMES, LLAMA3, MISTRAL, MISTRAL_ARGS, QWEN_CODER, GLM, HARMONY)
 }
-
-
-def lark_json(schema: Json) -> str:
-    """A schema within a grammar: white space as models write it, and never without end."""
-    return json.dumps({**schema, "x-guidance": {"whitespace_pattern": WHITE_SPACE}})
 
 
 def knows_tools(template: str) -> bool:

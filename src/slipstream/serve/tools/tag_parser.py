@@ -177,7 +177,7 @@ class TagParser:
         if found[0] is None:
             return self._break_off(events)
         key = self._held[:end].strip()
-        self._spelled_text = _is_text(self._kinds.get(key))
+        self._spelled_text = is_text(self._kinds.get(key))
         comma = ", " if self._arguments else ""
         quote = '"' if self._spelled_text else ""
         spelled = f"{comma}{json.dumps(key, ensure_ascii=False)}: {quote}"
@@ -246,8 +246,8 @@ def _after(text: str, markers: tuple[str, ...]) -> tuple[str | None, str] | None
     return None, text
 
 
-def _is_text(schema: Any) -> bool:
-    """Whether an argument is a text as it stands: its schema says so."""
+def is_text(schema: Any) -> bool:
+    """Whether an argument is a text as it stands, not JSON: its schema says so."""
     return isinstance(schema, dict) and schema.get("type") == "string"
 
 
