@@ -1,169 +1,125 @@
-"""Our methods against llm-compressor's: same model, same text, same format, same tokens scored.
+"""Our methods against llm-compressor's and AutoRound's: same model, text, format, tokens scored.
 
     python benchmarks/compression/peers.py MODEL --train wiki.train --test wiki.test
     python benchmarks/compression/peers.py … --chunks 8 --calibration 16 --methods gptq
 
-MODEL is one in full precision, under any name that Slipstream loads. Each side works in a process
-of its own, which tells its time and its peak memory, libraries included; both results are read by
-one runtime and scored with float32 inputs. llm-compressor's environment is made at the first run,
-or given with --python.
+MODEL is one in full precision, under any name that Slipstream loads. Both sides' folders are read
+by one runtime and scored with float32 inputs. The peers' environments are made at the first run,
+or given with --python; what they made is kept below --work, so that a second run only makes ours
+and measures. One text for both: its first half calibrates, its second half measures.
 """
 
 import argparse
-import json
-import multiprocessing
 import os
-import resource
 import shutil
-import subprocess
-import sys
 import time
-from dataclasses import dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from quality import Judge, Row, cells, exact, keep, print_table, row_json, say
+from making import OURS, ROOT, Task, Told, dense_folder, make_ours, make_theirs, peer_of
+from quality import Judge, Row, exact, keep, markdown, row_json, say, with_interval
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "benchmarks" / "peers"))
-from environment import Peer, python_of  # noqa: E402
+from slipstream.evaluate.interval import Measured
+from slipstream.evaluate.texts import halves, read_chunks
+from slipstream.models.load import load
 
-from slipstream.checkpoint.artifact import write_artifact  # noqa: E402
-from slipstream.cli.compress_session import compile_exact  # noqa: E402
-from slipstream.compress.carry_out import carry_out  # noqa: E402
-from slipstream.compress.chain import read_chain  # noqa: E402
-from slipstream.compress.work import Edition  # noqa: E402
-from slipstream.evaluate.texts import read_chunks  # noqa: E402
-from slipstream.models.load import load  # noqa: E402
-from slipstream.models.model import Model  # noqa: E402
-from slipstream.optimize.write import whole_tensors  # noqa: E402
-
-LLM_COMPRESSOR = Peer("llm-compressor", "llmcompressor==0.14.0.1", beside=("torch==2.13.0",))
-INT4 = 'bits = 4\ngroup = 64\nzero = "symmetric"\n'
-OURS = {
-    "rtn": f'[[pass]]\nmethod = "rtn"\n{INT4}',
-    "gptq": f'[[pass]]\nmethod = "gptq"\n{INT4}',
-    "awq": f'[[pass]]\nmethod = "awq"\n{INT4}',
-    "sparsegpt": '[[pass]]\nmethod = "sparsegpt"\nsparsity = 0.5\n',
-    "wanda": '[[pass]]\nmethod = "wanda"\nsparsity = 0.5\n',
-}
-
-
-@dataclass(frozen=True)
-class Task:
-    """One method on one model."""
-
-    model: str
-    chunks: str
-    method: str
-    out: str
-    threads: int
+HEADINGS = [
+    "", "MB", "KL (95 %)", "same top", "ppl × (95 %)", "s", "CPU s", "peak MB",
+    "KL, ours / theirs", "ppl, ours / theirs",
+]  # fmt: skip
 
 
 def main() -> None:
     """Every method on both sides, the table, and the figures."""
     given = read_arguments()
     given.work.mkdir(parents=True, exist_ok=True)
-    python = given.python or python_of(LLM_COMPRESSOR)
     original = load(given.model)
-    judge = Judge(original, given.test, given.chunks, given.work)
+    train, test = texts(given.train, given.test)
+    judge = Judge(original, test, given.chunks, given.work)
     source = dense_folder(original, given.work / "source")
     chunks = given.work / "calibration.npy"
-    text = given.train.read_text(encoding="utf-8")
-    np.save(chunks, read_chunks(original.tokenizer, text, given.calibration * 512))
+    np.save(chunks, read_chunks(original.tokenizer, train, given.calibration * 512))
     lines, results = [], []
     for method in given.methods:
-        pair = []
-        for side in ("ours", "llm-compressor"):
+        pair, told = [], []
+        for side in ("ours", peer_of(method).name):
             say(f"{method}: {side}")
             out = given.work / f"{side}-{method}"
-            shutil.rmtree(out, ignore_errors=True)
-            task = Task(str(source), str(chunks), method, str(out), os.cpu_count() or 1)
-            told = ours(task) if side == "ours" else theirs(task, python)
-            pair.append(row_of(judge, f"{method}: {side}", out, told))
-        ratio = judge.kl_ratio(pair[0].scores, pair[1].scores)
-        words = f"{ratio.value:.2f} ({ratio.low:.2f}–{ratio.high:.2f})"
-        words += ", WORSE" if ratio.low > 1 else ", better" if ratio.high < 1 else ", no difference"
-        lines += [line(judge, pair[0], words), line(judge, pair[1], "")]
-        results += [row_json(judge, row) for row in pair]
-        results[-2]["kl_ratio"] = ratio.to_json()
-    headings = ["", "MB", "KL (95 %)", "same top", "ppl ×", "s", "peak MB", "KL, ours / theirs"]
-    print_table(headings, lines)
-    facts = {"chunks": given.chunks, "calibration_chunks": given.calibration, "rows": results}
-    say(f"kept in {keep(facts, 'peers')}")
+            task = Task(str(source), str(chunks), method, str(out), given.threads)
+            ours = side == "ours"
+            made = make_ours(task, given.kept) if ours else make_theirs(task, given.python)
+            pair.append(row_of(judge, f"{method}: {side}", out, made))
+            told.append(made)
+        kl = judge.kl_ratio(pair[0].scores, pair[1].scores)
+        perplexity = judge.perplexity_between(pair[0].scores, pair[1].scores)
+        lines.append([*line(judge, pair[0], told[0]), verdict(kl), verdict(perplexity)])
+        lines.append([*line(judge, pair[1], told[1]), "", ""])
+        for row, one in zip(pair, told, strict=True):
+            results.append(row_json(judge, row) | rounded(one))
+        results[-2] |= {"kl_ratio": kl.to_json(), "perplexity_between": perplexity.to_json()}
+        report(given, lines, results, f"peers-{given.name}")
 
 
-def ours(task: Task) -> dict[str, float]:
-    """In a process of its own."""
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(1) as pool:
-        return pool.apply(compress, (task,))
+def report(given: Any, lines: list[list[str]], results: list[Any], name: str) -> None:
+    """The table so far and its figures: a run that is stopped keeps what it found."""
+    table = markdown(HEADINGS, lines)
+    facts = {
+        "model": Path(given.model).name,
+        "chunks": given.chunks,
+        "calibration_chunks": given.calibration,
+        "threads": given.threads,
+        "load_average": round(os.getloadavg()[1], 1),
+        "date": time.strftime("%Y-%m-%d"),
+        "rows": results,
+    }
+    path = keep(facts, name, dated=False)
+    path.with_suffix(".md").write_text(table)
+    print(table, flush=True)
+    say(f"kept in {path.name}")
 
 
-def compress(task: Task) -> dict[str, float]:
-    """Our side; the time is that of compressing, as theirs is."""
-    model = load(task.model)
-    edition = Edition(model.checkpoint.config, model.graph, model.weights)
-    chain = read_chain(OURS[task.method])
-    began = time.perf_counter()
-    run = Path(task.out + "-run")
-    after = carry_out(chain, edition, compile_exact, np.load(task.chunks), run)
-    seconds = time.perf_counter() - began
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    write(model, after, Path(task.out))
-    shutil.rmtree(run)
-    return {"seconds": seconds, "peak_bytes": peak}
+def texts(train: Path, test: Path) -> tuple[str, str]:
+    """The text that calibrates and the one that measures; never the same words."""
+    if train.samefile(test):
+        return halves(train.read_text(encoding="utf-8"))
+    return train.read_text(encoding="utf-8"), test.read_text(encoding="utf-8")
 
 
-def theirs(task: Task, python: Path) -> dict[str, float]:
-    """llm-compressor, with its own interpreter."""
-    order = Path(task.out + "-order.json")
-    order.write_text(json.dumps(vars(task)))
-    worker = Path(__file__).with_name("worker_llm_compressor.py")
-    done = subprocess.run(
-        [str(python), str(worker), str(order)], capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        sys.exit(f"llm-compressor failed:\n{done.stderr[-3000:]}")
-    told: dict[str, float] = json.loads(done.stdout.strip().splitlines()[-1])
-    return told
-
-
-def dense_folder(model: Model, folder: Path) -> Path:
-    """The original as a Hugging Face folder, which both sides read."""
-    edition = Edition(model.checkpoint.config, model.graph, model.weights)
-    return folder if folder.exists() else write(model, edition, folder)
-
-
-def write(model: Model, edition: Edition, folder: Path) -> Path:
-    """An edition as a folder; only its weights count here."""
-    named = {name: edition.weights[name] for name in edition.graph.weight_names()}
-    return write_artifact(
-        folder,
-        config=edition.config,
-        tensors=whole_tensors(named),
-        tokenizer=model.tokenizer,
-        chat_template=None,
-        manifest={},
-        activations={},
-    )
-
-
-def row_of(judge: Judge, name: str, folder: Path, told: dict[str, float]) -> Row:
+def row_of(judge: Judge, name: str, folder: Path, told: Told) -> Row:
     """Scored, with what the process told of itself."""
-    tokenizer = folder.parent / "source" / "tokenizer.json"
     if not (folder / "tokenizer.json").exists():
-        shutil.copy(tokenizer, folder)
+        shutil.copy(folder.parent / "source" / "tokenizer.json", folder)
     model = load(folder)
     size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
     scores = judge.score(exact(model.graph, model.weights))
-    return Row(name, size, scores, told["seconds"], int(told["peak_bytes"]))
+    return Row(name, size, scores, told.seconds, told.peak_bytes)
 
 
-def line(judge: Judge, row: Row, words: str) -> list[str]:
-    """One row of the table."""
-    return [*cells(judge, row), f"{row.seconds:.0f}", f"{row.peak_bytes / 1e6:.0f}", words]
+def line(judge: Judge, row: Row, told: Told) -> list[str]:
+    """One row of the table, without what it is held against."""
+    return [
+        row.name,
+        f"{row.size_bytes / 1e6:.1f}",
+        with_interval(judge.kl(row.scores), 4),
+        f"{row.scores.agreement.mean():.1%}",
+        with_interval(judge.perplexity_ratio(row.scores), 3),
+        f"{told.seconds:.0f}",
+        f"{told.cpu_seconds:.0f}",
+        f"{told.peak_bytes / 1e6:.0f}",
+    ]
+
+
+def verdict(ratio: Measured) -> str:
+    """The ratio in words: worse and better are said beyond the interval only."""
+    words = "WORSE" if ratio.low > 1 else "better" if ratio.high < 1 else "no difference"
+    return f"{with_interval(ratio, 3)} {words}"
+
+
+def rounded(told: Told) -> dict[str, float]:
+    """For the results."""
+    return {name: round(value, 1) for name, value in asdict(told).items()}
 
 
 def read_arguments() -> Any:
@@ -172,12 +128,18 @@ def read_arguments() -> Any:
     parser.add_argument("model")
     parser.add_argument("--train", type=Path, required=True, help="calibration text")
     parser.add_argument("--test", type=Path, required=True, help="text to measure on")
+    parser.add_argument("--name", help="of the files in results/; the model's by itself")
     parser.add_argument("--chunks", type=int, default=64)
     parser.add_argument("--calibration", type=int, default=64, help="chunks of it")
     parser.add_argument("--methods", nargs="*", default=list(OURS), choices=list(OURS))
-    parser.add_argument("--python", type=Path, help="interpreter that has llm-compressor")
-    parser.add_argument("--work", type=Path, default=ROOT / "build" / "compression-peers")
-    return parser.parse_args()
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--python", type=Path, help="interpreter that has the peer")
+    parser.add_argument("--kept", action="store_true", help="measure what was made earlier")
+    parser.add_argument("--work", type=Path, help="where folders are kept (build/…)")
+    given = parser.parse_args()
+    given.name = given.name or Path(given.model).stem
+    given.work = given.work or ROOT / "build" / "compression-peers" / given.name
+    return given
 
 
 if __name__ == "__main__":

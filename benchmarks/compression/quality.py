@@ -44,8 +44,8 @@ class Row:
 class Judge:
     """Scores programs against one original over fixed chunks."""
 
-    def __init__(self, original: Model, text: Path, chunks: int, scratch: Path) -> None:
-        content = text.read_text(encoding="utf-8")
+    def __init__(self, original: Model, text: Path | str, chunks: int, scratch: Path) -> None:
+        content = text if isinstance(text, str) else text.read_text(encoding="utf-8")
         self.chunks = read_chunks(original.tokenizer, content, chunks * LENGTH, LENGTH)
         counted = np.arange(LENGTH - 1) >= LENGTH // 2
         self.counted = np.tile(counted, len(self.chunks))
@@ -70,6 +70,11 @@ class Judge:
     def perplexity_ratio(self, scores: Scores) -> Measured:
         """Against the original."""
         series = np.stack([scores.nll, scores.baseline_nll])
+        return bootstrap(series, self.blocks, lambda means: np.exp(means[..., 0] - means[..., 1]))
+
+    def perplexity_between(self, ours: Scores, theirs: Scores) -> Measured:
+        """Our perplexity as a share of theirs, over the same resampled tokens."""
+        series = np.stack([ours.nll, theirs.nll])
         return bootstrap(series, self.blocks, lambda means: np.exp(means[..., 0] - means[..., 1]))
 
 
@@ -112,15 +117,27 @@ def cells(judge: Judge, row: Row) -> list[str]:
     ]
 
 
+def with_interval(measured: Measured, digits: int) -> str:
+    """The value and the ends of its interval."""
+    low, value, high = (f"{x:.{digits}f}" for x in (measured.low, measured.value, measured.high))
+    return f"{value} ({low}–{high})"
+
+
+def markdown(headings: list[str], rows: list[list[str]]) -> str:
+    """A table, each line ended."""
+    lines = (headings, ["---"] * len(headings), *rows)
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+
+
 def print_table(headings: list[str], rows: list[list[str]]) -> None:
     """Markdown."""
-    for line in (headings, ["---"] * len(headings), *rows):
-        print("| " + " | ".join(line) + " |")
+    print(markdown(headings, rows), end="")
 
 
-def keep(results: dict[str, Any], name: str) -> Path:
-    """The results as JSON, beside this file."""
-    path = Path(__file__).parent / "results" / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}.json"
+def keep(results: dict[str, Any], name: str, *, dated: bool = True) -> Path:
+    """The results as JSON, beside this file; not dated, they replace those of the same name."""
+    stem = f"{name}-{time.strftime('%Y%m%d-%H%M%S')}" if dated else name
+    path = Path(__file__).parent / "results" / f"{stem}.json"
     write_record(results, path, Path(__file__).resolve().parents[2])
     return path
 

@@ -3,7 +3,7 @@
     python worker_llm_compressor.py ORDER.json
 
 ORDER holds the folder of the model, the chunks (int32 .npy), the method and where to write. The
-answer, seconds and peak memory, is the last line of stdout.
+answer, seconds (of the clock and of the processor) and peak memory, is the last line of stdout.
 """
 
 import json
@@ -34,8 +34,17 @@ class Chunks(Dataset):
         return {"input_ids": self.ids[index], "attention_mask": torch.ones_like(self.ids[index])}
 
 
-def recipe_of(method: str) -> list:
-    """The modifiers of one method; quantized: int4, symmetric, groups of 64, linears of blocks."""
+def recipe_of(method: str, model: torch.nn.Module) -> list:
+    """The modifiers of one method; quantized: int4, symmetric, groups of 64, linears of blocks.
+
+    Linears whose inputs are no whole number of groups stay as they are, as they do on our side.
+    """
+    uneven = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear) and module.in_features % 64
+    ]
+    ignored = ["lm_head", *uneven]
     weights = {
         "num_bits": 4,
         "type": "int",
@@ -45,12 +54,12 @@ def recipe_of(method: str) -> list:
     }
     scheme = {"config_groups": {"group_0": {"targets": ["Linear"], "weights": weights}}}
     half = {"sparsity": 0.5, "mask_structure": "0:0", "ignore": ["re:.*lm_head"]}
-    plain = QuantizationModifier(ignore=["lm_head"], **scheme)
+    plain = QuantizationModifier(ignore=ignored, **scheme)
     match method:
         case "rtn":
             return [plain]
         case "gptq":
-            return [GPTQModifier(ignore=["lm_head"], **scheme)]
+            return [GPTQModifier(ignore=ignored, **scheme)]
         case "awq":
             return [AWQModifier(), plain]
         case "sparsegpt":
@@ -65,14 +74,18 @@ def main() -> None:
     with open(sys.argv[1], encoding="utf-8") as file:
         order = json.load(file)
     torch.set_num_threads(order["threads"])
-    model = AutoModelForCausalLM.from_pretrained(order["model"], dtype=torch.float32)
-    loader = DataLoader(Chunks(order["chunks"]), batch_size=1)
-    began = time.perf_counter()
-    oneshot(model=model, dataset=loader, recipe=recipe_of(order["method"]), pipeline="sequential")
-    seconds = time.perf_counter() - began
+    dtype = getattr(torch, order["dtype"])
+    model = AutoModelForCausalLM.from_pretrained(order["model"], dtype=dtype)
+    recipe, loader = recipe_of(order["method"], model), DataLoader(Chunks(order["chunks"]))
+    calibrated = order["method"] != "rtn"
+    how = {"dataset": loader, "pipeline": "sequential"} if calibrated else {"pipeline": "datafree"}
+    began, worked = time.perf_counter(), time.process_time()
+    oneshot(model=model, recipe=recipe, **how)
+    seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - worked
     model.save_pretrained(order["out"])
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    print(json.dumps({"seconds": seconds, "peak_bytes": peak}))
+    told = {"seconds": seconds, "cpu_seconds": cpu_seconds, "peak_bytes": peak}
+    print(json.dumps(told))
 
 
 if __name__ == "__main__":

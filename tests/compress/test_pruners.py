@@ -68,15 +68,20 @@ def test_runs_that_do_not_divide_a_row_are_refused() -> None:
 
 
 def slow_sparsegpt(weight: np.ndarray, hessian: np.ndarray, sparsity: float) -> np.ndarray:
-    """Algorithm 1 with one mask for all columns, H⁻¹ updated by elimination, in float64."""
+    """Algorithm 1 in float64: a mask for each 128 columns, by the weights as they have become;
+    H⁻¹ of the inputs still to come by eliminating each one from it."""
     damped = hessian.astype(np.float64)
     damped += 0.01 * np.diagonal(hessian).mean() * np.eye(len(hessian))
     inverse = np.linalg.inv(damped)
     pivots = np.linalg.cholesky(inverse).T.diagonal()
     w = weight.astype(np.float64)
-    scores = np.square(w) / np.square(pivots)
-    mask = scores <= np.sort(scores.ravel())[round(scores.size * sparsity) - 1]
+    mask = np.zeros(w.shape, bool)
     for i in range(w.shape[1]):
+        if i % 128 == 0:
+            columns = slice(i, i + 128)
+            scores = np.square(w[:, columns]) / np.square(pivots[columns])
+            last = round(scores.size * sparsity) - 1
+            mask[:, columns] = scores <= np.sort(scores.ravel())[last]
         error = np.where(mask[:, i], w[:, i], 0) / inverse[i, i]
         w[:, i:] -= np.outer(error, inverse[i, i:])
         w[mask[:, i], i] = 0
@@ -84,12 +89,27 @@ def slow_sparsegpt(weight: np.ndarray, hessian: np.ndarray, sparsity: float) -> 
     return w
 
 
-def test_sparsegpt_equals_the_slow_version() -> None:
-    hessian = moments_of(inputs()).hessian
-    weight = np.random.default_rng(2).normal(size=(16, 64)).astype(np.float32)
+@pytest.mark.parametrize(("width", "sparsity"), [(64, 0.5), (320, 0.5), (320, 0.75)])
+def test_sparsegpt_equals_algorithm_1(width: int, sparsity: float) -> None:
+    hessian = moments_of(inputs(rows=4 * width, width=width)).hessian
+    weight = np.random.default_rng(2).normal(size=(16, width)).astype(np.float32)
     factor = factor_hessian(hessian, 0.01, act_order=False)
-    fast = sparsegpt(weight, factor, "unstructured", 0.5)
-    assert np.allclose(fast, slow_sparsegpt(weight, hessian, 0.5), atol=2e-3)
+    fast = sparsegpt(weight, factor, "unstructured", sparsity)
+    slow = slow_sparsegpt(weight, hessian, sparsity)
+    assert np.array_equal(fast == 0, slow == 0)
+    assert np.allclose(fast, slow, atol=2e-3)
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 2**31), sparsity=st.sampled_from([0.3, 0.5, 0.8]))
+def test_wanda_equals_its_formula(seed: int, sparsity: float) -> None:
+    x = inputs(rows=96, width=48, seed=seed)
+    weight = np.random.default_rng(seed).normal(size=(8, 48)).astype(np.float32)
+    norms = np.sqrt(np.square(x.astype(np.float64)).sum(axis=0))  # ‖X_j‖₂
+    expected = weight.copy()
+    for row, scores in zip(expected, np.abs(weight) * norms, strict=True):
+        row[np.argsort(scores)[: round(48 * sparsity)]] = 0
+    assert np.array_equal(Wanda().prune(weight, moments_of(x), sparsity), expected)
 
 
 @pytest.mark.parametrize("pattern", ["unstructured", "2:4", "4:8", "block"])
