@@ -2,7 +2,7 @@
 // multiply-adds per second, by format of the pages, depth and queries.
 //
 //   bench_attention [--isa NAME] [--head-dim 64] [--group 3] [--heads 3] [--depths 512,2048,8192]
-//   [--layers 30] [--rows 1,16] [--rounds 7]
+//   [--layers 30] [--rows 1,16] [--rounds 7] [--pages bfloat16]
 //
 // Every head of a layer attends in turn, over pages that lie as step/kv.h lays them; enough layers
 // are walked that the pages of a depth leave the caches as those of a model do. Formats alternate
@@ -31,6 +31,7 @@ struct Options {
   std::vector<int> depths = {512, 2048, 8192};
   std::vector<int> rows = {1, 16};
   int rounds = 7;
+  std::string pages;  // one format; empty: all
 };
 
 struct Named {
@@ -69,6 +70,7 @@ Options parse(int argc, char** argv) {
     if (name == "--depths") options.depths = numbers(value);
     if (name == "--rows") options.rows = numbers(value);
     if (name == "--rounds") options.rounds = std::atoi(value);
+    if (name == "--pages") options.pages = value;
   }
   return options;
 }
@@ -142,7 +144,7 @@ double run(Pages& pages, int depth, int rows, const AttentionKernels& kernels) {
         }
         kernels.attend(pages.shape, head, block, split);
         for (int i = 0; split && i < block.count; ++i)
-          kernels.merge(width, states.data() + i * size, block.states[i]);
+          kernels.merge(pages.shape, states.data() + i * size, block.states[i]);
       }
       for (int i = 0; i < block.count; ++i)
         kernels.finish(pages.shape, states.data() + i * size, out.data());
@@ -154,8 +156,13 @@ double run(Pages& pages, int depth, int rows, const AttentionKernels& kernels) {
 void bench(const Options& options, int depth, int rows) {
   const AttentionKernels& kernels = attention_kernels(options.isa);
   std::vector<Pages> pages;
-  std::vector<std::vector<double>> seconds(std::size(kTypes));
-  for (const Named& named : kTypes) pages.emplace_back(named.type, depth, options, kernels);
+  std::vector<const char*> names;
+  for (const Named& named : kTypes) {
+    if (!options.pages.empty() && options.pages != named.name) continue;
+    pages.emplace_back(named.type, depth, options, kernels);
+    names.push_back(named.name);
+  }
+  std::vector<std::vector<double>> seconds(pages.size());
   for (int round = 0; round <= options.rounds; ++round)
     for (std::size_t i = 0; i < pages.size(); ++i) {
       const double took = run(pages[i], depth, rows, kernels);
@@ -167,8 +174,8 @@ void bench(const Options& options, int depth, int rows) {
     const double products =
         2.0 * options.layers * options.heads * options.group * rows * depth * options.head_dim;
     std::printf("%6d %4d  %-9s %9.3f ms  (fastest %9.3f)  %6.2f GB/s  %6.1f GMAC/s\n", depth, rows,
-                kTypes[i].name, 1e3 * median, 1e3 * seconds[i][0],
-                pages[i].memory.size() / median * 1e-9, products / median * 1e-9);
+                names[i], 1e3 * median, 1e3 * seconds[i][0], pages[i].memory.size() / median * 1e-9,
+                products / median * 1e-9);
   }
 }
 

@@ -22,7 +22,7 @@ constexpr int kQueryBlock = 6;  // 6 queries × 16 keys fill 12 of AVX2's 16 reg
 
 struct AttentionShape {
   int head_dim;
-  float scale;
+  float scale;     // of products of queries and keys; above 0
   float soft_cap;  // 0: none
   KVType type;     // what the pages hold
 };
@@ -46,9 +46,9 @@ struct QueryBlock {
   std::int32_t last[kQueryBlock];
 };
 
-// What a query has gathered: the largest score, the sum of weights, the weighted sum of the values'
-// minimums, then at 16 the weighted sum of values [head_dim, padded to 16]. In floats, a multiple
-// of 16.
+// What a query has gathered: the largest score (before its scale, if no cap bends it), the sum of
+// weights, the weighted sum of the values' minimums, then at 16 the weighted sum of values
+// [head_dim, padded to 16]. In floats, a multiple of 16.
 constexpr int state_size(int head_dim) { return 16 + (head_dim + 15) / 16 * 16; }
 
 // Codes of keys are of the rotated head: so are the queries that meet them.
@@ -67,7 +67,7 @@ struct AttentionKernels {
   void (*attend)(const AttentionShape& shape, const HeadPages& pages, const QueryBlock& block,
                  int split);
   // into = into and from together; `from` is of the later split.
-  void (*merge)(int head_dim, float* into, const float* from);
+  void (*merge)(const AttentionShape& shape, float* into, const float* from);
   // out [head_dim] = the weighted mean of the values.
   void (*finish)(const AttentionShape& shape, const float* state, float* out);
   // Writes one position's key and value [head_dim] of one head into slot 0 … 63 of its page. Where

@@ -79,14 +79,14 @@ void prepare(const AttentionShape& shape, const float* query, float* out) {
   out[padded] = sum(total);
 }
 
-void merge(int head_dim, float* into, const float* from) {
+void merge(const AttentionShape& shape, float* into, const float* from) {
   const float largest = from[0] > into[0] ? from[0] : into[0];
-  const float shrink_into = exp_one(into[0] - largest);
-  const float shrink_from = exp_one(from[0] - largest);
+  const float shrink_into = shrink_of(shape, into[0] - largest);
+  const float shrink_from = shrink_of(shape, from[0] - largest);
   into[0] = largest;
   into[1] = __builtin_fmaf(from[1], shrink_from, into[1] * shrink_into);
   into[2] = __builtin_fmaf(from[2], shrink_from, into[2] * shrink_into);
-  for (int d = 16; d < 16 + head_dim; d += 16) {
+  for (int d = 16; d < 16 + shape.head_dim; d += 16) {
     const f32x16 kept = load(into + d) * set1(shrink_into);
     store(into + d, fma(load(from + d), set1(shrink_from), kept));
   }
@@ -97,6 +97,7 @@ void finish(const AttentionShape& shape, const float* state, float* out) {
   with_page(shape.type.values, [&]<class Page>() {
     for (int d = 0; d < shape.head_dim; d += 16) {
       f32x16 values = load(state + 16 + d);
+      if constexpr (Page::kDealt) values = in_order(values);
       if constexpr (Page::kShifted) values = values + set1(state[2]);
       store_chunk(out + d, values / total, chunk_size(shape.head_dim, d));
     }

@@ -5,11 +5,12 @@
 //   kBits                of an element
 //   kKeyBytes            of one position in a row of keys
 //   kScaled kShifted     whether codes need a scale, and a minimum
+//   kDealt               whether parts take the even ones of each 16 first, then the odd ones
 //   kRotatedValues       whether values are of the rotated head (keys that are codes always are)
-//   load_keys            16 · Blocks positions of one row of keys
-//   load_values          16 · Blocks dimensions, from d on, of one position's values; load_rest:
-//   the
-//                        last n < 16
+//   key_part             kPartLanes positions of one dimension of a row of keys
+//   value_part           kPartLanes of one position's values, from dimension d + at on; d is the
+//                        first of a tile, a multiple of 32, or of 16 in a tile of 16
+//   load_rest            16 values, the last n < 16 of a position
 //   write_key, write_value   one position of one head, into its slot
 #pragma once
 
@@ -17,6 +18,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "isa/vec_parts.h"
 #include "kernels/attention_round.h"
 
 namespace slipstream::SLIPSTREAM_ISA {
@@ -39,7 +41,8 @@ SLIPSTREAM_INLINE const std::uint16_t* scales_of(const std::byte* page, int head
 struct Float32Element {
   using Stored = float;
   static constexpr KVFormat kFormat = KVFormat::float32;
-  static SLIPSTREAM_INLINE f32x16 load16(const float* p) { return load(p); }
+  static constexpr bool kDealt = false;
+  static SLIPSTREAM_INLINE f32part part(const float* p, int at) { return load_part(p + at); }
   static SLIPSTREAM_INLINE f32x16 load16(const float* p, int n) { return load(p, n); }
   static SLIPSTREAM_INLINE void store16(float* p, f32x16 v, int n) { store_chunk(p, v, n); }
 };
@@ -47,8 +50,9 @@ struct Float32Element {
 struct BFloat16Element {
   using Stored = std::uint16_t;
   static constexpr KVFormat kFormat = KVFormat::bfloat16;
-  static SLIPSTREAM_INLINE f32x16 load16(const std::uint16_t* p) { return load_bf16(p); }
-  static SLIPSTREAM_INLINE f32x16 load16(const std::uint16_t* p, int n) { return load_bf16(p, n); }
+  static constexpr bool kDealt = kDealtBF16;
+  static SLIPSTREAM_INLINE f32part part(const std::uint16_t* p, int at) { return part_bf16(p, at); }
+  static SLIPSTREAM_INLINE f32x16 load16(const std::uint16_t* p, int n) { return dealt_bf16(p, n); }
   static SLIPSTREAM_INLINE void store16(std::uint16_t* p, f32x16 v, int n) {
     if (n == 16) {
       store_bf16(p, v);
@@ -68,17 +72,17 @@ struct FloatPage {
   static constexpr int kKeyBytes = sizeof(Stored);
   static constexpr bool kScaled = false;
   static constexpr bool kShifted = false;
+  static constexpr bool kDealt = Element::kDealt;
   static constexpr bool kRotatedValues = false;
 
   static std::ptrdiff_t value_bytes(int head_dim) { return sizeof(Stored) * head_dim; }
 
-  template <int Blocks>
-  static SLIPSTREAM_INLINE void load_keys(const std::byte* p, f32x16 (&out)[1][Blocks]) {
-    for (int b = 0; b < Blocks; ++b) out[0][b] = Element::load16(elements<Stored>(p) + 16 * b);
+  template <int Dimension>
+  static SLIPSTREAM_INLINE f32part key_part(const std::byte* row, int key) {
+    return Element::part(elements<Stored>(row), key);
   }
-  template <int Blocks>
-  static SLIPSTREAM_INLINE void load_values(const std::byte* row, int d, f32x16 (&out)[Blocks]) {
-    for (int b = 0; b < Blocks; ++b) out[b] = Element::load16(elements<Stored>(row) + d + 16 * b);
+  static SLIPSTREAM_INLINE f32part value_part(const std::byte* row, int d, int at) {
+    return Element::part(elements<Stored>(row) + d, at);
   }
   static SLIPSTREAM_INLINE f32x16 load_rest(const std::byte* row, int d, int n) {
     return Element::load16(elements<Stored>(row) + d, n);
@@ -124,18 +128,17 @@ struct Int8Page {
   static constexpr int kKeyBytes = 1;
   static constexpr bool kScaled = true;
   static constexpr bool kShifted = false;
+  static constexpr bool kDealt = false;
   static constexpr bool kRotatedValues = false;
 
   static std::ptrdiff_t value_bytes(int head_dim) { return head_dim; }
 
-  template <int Blocks>
-  static SLIPSTREAM_INLINE void load_keys(const std::byte* p, f32x16 (&out)[1][Blocks]) {
-    load_values<Blocks>(p, 0, out[0]);
+  template <int Dimension>
+  static SLIPSTREAM_INLINE f32part key_part(const std::byte* row, int key) {
+    return part_i8(elements<std::int8_t>(row) + key);
   }
-  template <int Blocks>
-  static SLIPSTREAM_INLINE void load_values(const std::byte* row, int d, f32x16 (&out)[Blocks]) {
-    for (int b = 0; b < Blocks; ++b)
-      out[b] = to_f32(load_i8(elements<std::int8_t>(row) + d + 16 * b));
+  static SLIPSTREAM_INLINE f32part value_part(const std::byte* row, int d, int at) {
+    return part_i8(elements<std::int8_t>(row) + d + at);
   }
   static SLIPSTREAM_INLINE f32x16 load_rest(const std::byte* row, int d, int) {
     return to_f32(load_i8(elements<std::int8_t>(row) + d));
@@ -164,6 +167,7 @@ struct Int4Page {
   static constexpr int kKeyBytes = 1;
   static constexpr bool kScaled = true;
   static constexpr bool kShifted = true;
+  static constexpr bool kDealt = false;
   static constexpr bool kRotatedValues = true;
 
   static std::ptrdiff_t value_bytes(int head_dim) { return nibble_rows(head_dim); }
@@ -171,25 +175,16 @@ struct Int4Page {
   static SLIPSTREAM_INLINE f32x16 low(i32x16 codes) { return to_f32(codes & set1_i32(15)); }
   static SLIPSTREAM_INLINE f32x16 high(i32x16 codes) { return to_f32(shift_right<4>(codes)); }
 
-  template <int Blocks>
-  static SLIPSTREAM_INLINE void load_keys(const std::byte* p, f32x16 (&out)[2][Blocks]) {
-    for (int b = 0; b < Blocks; ++b) {
-      const i32x16 codes = load_u8(elements<std::uint8_t>(p) + 16 * b);
-      out[0][b] = low(codes);
-      out[1][b] = high(codes);
-    }
+  template <int Dimension>
+  static SLIPSTREAM_INLINE f32part key_part(const std::byte* row, int key) {
+    const std::uint8_t* codes = elements<std::uint8_t>(row) + key;
+    return Dimension == 0 ? part_low_codes(codes) : part_high_codes(codes);
   }
-  template <int Blocks>
-  static SLIPSTREAM_INLINE void load_values(const std::byte* row, int d, f32x16 (&out)[Blocks]) {
-    if constexpr (Blocks == 1) {
-      out[0] = load_rest(row, d, 16);
-    } else {
-      for (int b = 0; b < Blocks; b += 2) {  // d is a multiple of 32
-        const i32x16 codes = load_u8(elements<std::uint8_t>(row) + d / 2 + 8 * b);
-        out[b] = low(codes);
-        out[b + 1] = high(codes);
-      }
-    }
+  static SLIPSTREAM_INLINE f32part value_part(const std::byte* row, int d, int at) {
+    const int odd = (d & 16) + at;  // of the 32 that share 16 bytes
+    const std::uint8_t* codes =
+        elements<std::uint8_t>(row) + d / 32 * 16 + odd / 32 * 16 + odd % 16;
+    return odd & 16 ? part_high_codes(codes) : part_low_codes(codes);
   }
   static SLIPSTREAM_INLINE f32x16 load_rest(const std::byte* row, int d, int) {
     const i32x16 codes = load_u8(elements<std::uint8_t>(row) + d / 32 * 16);

@@ -28,28 +28,36 @@ SLIPSTREAM_INLINE f32x16 with_key_scale(f32x16 s, const std::uint16_t* scales, f
   return s;
 }
 
-// The scale and soft cap of one query's scores; its unseen keys become minus infinity, which
-// changes no maximum. Returns the largest.
+constexpr float kLog2OfE = 1.44269504f;
+
+// What turns a score into a power of two.
+SLIPSTREAM_INLINE float power_scale(const AttentionShape& shape) {
+  return shape.soft_cap != 0.0f ? kLog2OfE : shape.scale * kLog2OfE;
+}
+
+// Products become scores, of a key's scale and a soft cap; those of unseen keys become minus
+// infinity, which changes no maximum. Returns the largest.
 template <bool Whole, class KeyPage>
 SLIPSTREAM_INLINE float finish_scores(const AttentionShape& shape, Seen seen, float* scores,
                                       const std::byte* keys, const float* query) {
   const std::uint16_t* key_scales = scales_of<KeyPage>(keys, shape.head_dim);
   const float query_sum = KeyPage::kShifted ? query[2 * nibble_rows(shape.head_dim)] : 0.0f;
+  const bool capped = shape.soft_cap != 0.0f;
   f32x16 largest = set1(kMinusInfinity);
   for (int key = seen.begin / 16 * 16; key < seen.end; key += 16) {
     f32x16 s = with_key_scale<KeyPage>(load(scores + key), key_scales + key, query_sum);
-    s = s * set1(shape.scale);
-    if (shape.soft_cap != 0.0f) s = tanh(s / set1(shape.soft_cap)) * set1(shape.soft_cap);
+    if (capped) s = tanh(s * set1(shape.scale) / set1(shape.soft_cap)) * set1(shape.soft_cap);
     if constexpr (!Whole) s = where_seen(seen, key, s, kMinusInfinity);
-    store(scores + key, s);
+    if (KeyPage::kScaled || !Whole || capped) store(scores + key, s);
     largest = max(s, largest);
   }
   return max_of(largest);
 }
 
-SLIPSTREAM_INLINE float exp_one(float x) {
+// The weight of a score so far from the largest.
+SLIPSTREAM_INLINE float shrink_of(const AttentionShape& shape, float distance) {
   alignas(64) float lanes[16];
-  store(lanes, exp(set1(x)));
+  store(lanes, exp2_down(set1(distance * power_scale(shape))));
   return lanes[0];
 }
 
@@ -83,7 +91,8 @@ SLIPSTREAM_INLINE f32x16 with_value_scale(f32x16 weight, Seen seen, int key,
   return weight;
 }
 
-// Scores become weights exp(score - largest); what the state holds shrinks to the new base.
+// Scores become weights 2^((score - largest) · power_scale), so that of the largest is 1; what the
+// state holds shrinks to the new base.
 template <bool Whole, class KeyPage, class ValuePage>
 SLIPSTREAM_INLINE void weigh(Tile<KeyPage, ValuePage>& tile, int query) {
   const AttentionShape& shape = tile.shape;
@@ -94,17 +103,18 @@ SLIPSTREAM_INLINE void weigh(Tile<KeyPage, ValuePage>& tile, int query) {
   const float before = state[0];
   const float here =
       finish_scores<Whole, KeyPage>(shape, seen, scores, tile.keys, tile.block.queries[query]);
+  const f32x16 factor = set1(power_scale(shape));
   const float largest = here > before ? here : before;
   WeightSums sums;
   for (int key = seen.begin / 16 * 16; key < seen.end; key += 16) {
-    f32x16 weight = exp(load(scores + key) - set1(largest));
+    f32x16 weight = exp2_down((load(scores + key) - set1(largest)) * factor);
     if constexpr (!Whole) weight = where_seen(seen, key, weight, 0.0f);
     sums.weights = sums.weights + weight;
     weight = with_value_scale<Whole, ValuePage>(weight, seen, key, value_scales, sums);
     store(scores + key, weight);
   }
-  if (largest != before) {  // else exp(0), which is 1
-    const float shrink = exp_one(before - largest);
+  if (largest != before) {  // else 2^0, which is 1
+    const float shrink = shrink_of(shape, before - largest);
     state[0] = largest;
     state[1] = state[1] * shrink;
     state[2] = state[2] * shrink;

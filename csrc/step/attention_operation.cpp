@@ -132,7 +132,7 @@ void AttentionOperation::join_split(const HeadPages& pages, QueryBlock& block, i
     const bool joins = block.first[i] / kSplit < split && split <= (block.last[i] - 1) / kSplit;
     if (!joins) continue;
     const std::ptrdiff_t at = std::ptrdiff_t{i} * state_size_;
-    options_.kernels->merge(options_.shape.head_dim, states + at, next + at);
+    options_.kernels->merge(options_.shape, states + at, next + at);
   }
 }
 
@@ -166,7 +166,8 @@ void AttentionOperation::merge_row(const Step& step, int row) {
   for (int head = 0; head < heads; ++head) {
     float* state = split_states_ + (plan.state_start(row) + head) * state_size_;
     for (int split = 1; split < splits; ++split) {
-      options_.kernels->merge(head_dim, state, state + std::ptrdiff_t{split} * heads * state_size_);
+      options_.kernels->merge(options_.shape, state,
+                              state + std::ptrdiff_t{split} * heads * state_size_);
     }
     options_.kernels->finish(options_.shape, state, out + std::ptrdiff_t{head} * head_dim);
   }

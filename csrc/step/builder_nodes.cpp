@@ -197,6 +197,7 @@ int ProgramBuilder::attention(int queries, int keys, int values, const Attention
           "query heads must be a multiple of key/value heads");
   require(spec.head_dim > 0 && spec.window >= 0 && spec.soft_cap >= 0.0f,
           "an attention with a negative size");
+  require(spec.scale > 0.0f, "the scale of an attention must be above zero");
   require(!needs_preparing(parts_.kv_type) || spec.head_dim <= kWidest,
           "heads this wide are not stored as codes");
   require(value(queries).width == std::int64_t{spec.heads} * spec.head_dim &&

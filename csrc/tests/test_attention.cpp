@@ -84,7 +84,7 @@ static std::vector<float> run(const Head& head, const std::vector<Query>& querie
     kernels.attend(head.shape, head.view(), block, split);
     for (int i = 0; i < block.count; ++i) {
       const bool joins = block.first[i] / kSplit < split && split <= (block.last[i] - 1) / kSplit;
-      if (joins) kernels.merge(head.shape.head_dim, &total[i * size], &next[i * size]);
+      if (joins) kernels.merge(head.shape, &total[i * size], &next[i * size]);
     }
   }
   for (int i = 0; i < block.count; ++i) {
