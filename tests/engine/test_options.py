@@ -2,6 +2,7 @@
 
 import pytest
 
+from slipstream.backends.batch import PAGE_SIZE
 from slipstream.engine.options import EngineOptions, kv_bytes, kv_bytes_per_position, resolve
 from slipstream.errors import MachineError, UnsupportedError
 from slipstream.graph.graph import Builder, Graph
@@ -98,10 +99,26 @@ def test_kinds_share_the_memory_as_they_need_it():
     options = EngineOptions(max_batch=4, token_budget=64, kv_memory_bytes=67 * page)
     assert resolve(options, mixed, machine()).page_counts == (3, 64)  # one of full length
     options = EngineOptions(max_batch=4, token_budget=64, kv_memory_bytes=134 * page)
-    assert resolve(options, mixed, machine()).page_counts == (6, 128)
+    assert resolve(options, mixed, machine()).page_counts == (12, 122)  # typical ones beside it
     options = EngineOptions(max_batch=4, token_budget=64, kv_memory_bytes=66 * page)
     chosen = resolve(options, mixed, machine())
     assert chosen.context == 63 * 64 and chosen.page_counts == (3, 63)
+
+
+def test_short_memory_goes_to_a_typical_batch_before_long_ones():
+    """Else a window's pages would be the few that full contexts need beside everything else."""
+    mixed = graph(context=32768, windows=(512, None))
+    page_bytes = kv_bytes_per_position(mixed, "bfloat16") * PAGE_SIZE // 2
+    for memory in (560, 700, 900):
+        options = EngineOptions(kv_memory_bytes=memory * page_bytes, max_batch=32, context=32768)
+        chosen = resolve(options, mixed, machine())
+        windowed, whole = chosen.page_counts
+        assert kv_bytes(mixed, chosen) <= memory * page_bytes
+        assert whole >= 512 and windowed >= 13
+        spare = memory - 512 - 13  # pages of either kind cost the same here
+        assert min((windowed - 13) / 12, (whole - 512) / 16) >= (spare / 28) - 1
+    plenty = EngineOptions(kv_memory_bytes=32 * 600 * page_bytes, max_batch=32, context=32768)
+    assert resolve(plenty, mixed, machine()).page_counts == (32 * 13, 32 * 512)
 
 
 def test_modes_are_passed_on():

@@ -9,7 +9,7 @@ from typing import Literal, get_args
 
 from slipstream.backends.batch import PAGE_SIZE
 from slipstream.engine.page_room import PageRoom
-from slipstream.engine.scheduler import Batching, Limits, Sight
+from slipstream.engine.scheduler import Batching, Limits
 from slipstream.errors import MachineError, UnsupportedError
 from slipstream.formats.kv import KV_FORMATS, KVType, kv_position_bytes
 from slipstream.graph.graph import Graph
@@ -92,12 +92,11 @@ def resolve(options: EngineOptions, graph: Graph, machine: Machine) -> Settings:
             f"{context} positions need {room.bytes_for(context) / 1e6:.0f} MB "
             f"of KV pages, {memory / 1e6:.0f} MB are allowed; lower the context or allow more"
         )
-    wanted = [_pages_wanted(options, sight, fitting) for sight in limits.sights]
     return Settings(
         backend=options.backend,
         limits=limits,
         context=fitting,
-        page_counts=room.counts(fitting, wanted),
+        page_counts=room.counts(fitting, *_pages_wanted(options, limits, fitting)),
         kv_dtype=kv,
         activations=options.activations,
         threads=options.threads,
@@ -106,12 +105,17 @@ def resolve(options: EngineOptions, graph: Graph, machine: Machine) -> Settings:
     )
 
 
-def _pages_wanted(options: EngineOptions, sight: Sight, context: int) -> int:
-    """Pages for a whole batch: of full length where memory was given for it, else as is typical."""
+def _pages_wanted(options: EngineOptions, limits: Limits, context: int) -> list[list[int]]:
+    """Pages of each kind for one request of full length beside a batch of typical ones; then,
+    where memory was given for it, for a whole batch of full length.
+    """
+    longest = [sight.pages_most(context) for sight in limits.sights]
+    typical = [sight.pages_most(min(context, POSITIONS_TYPICAL)) for sight in limits.sights]
+    others = options.max_batch - 1
+    stages = [[one + others * each for one, each in zip(longest, typical, strict=True)]]
     if options.kv_memory_bytes is not None:
-        return sight.pages_most(context) * options.max_batch
-    others = sight.pages_most(min(context, POSITIONS_TYPICAL)) * (options.max_batch - 1)
-    return sight.pages_most(context) + others
+        stages.append([each * options.max_batch for each in longest])
+    return stages
 
 
 def kv_bytes_per_position(graph: Graph, kv_dtype: KVType) -> int:

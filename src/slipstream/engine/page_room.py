@@ -35,17 +35,19 @@ class PageRoom:
         )
         return (fitting - 1) * PAGE_SIZE
 
-    def counts(self, context: int, wanted: Sequence[int]) -> tuple[int, ...]:
-        """Pages of each kind: `wanted`, or what one sequence of `context` needs and, of the rest
-        of the memory, to each kind the same share of what it wants.
+    def counts(self, context: int, *stages: Sequence[int]) -> tuple[int, ...]:
+        """Pages of each kind: what one sequence of `context` needs, then what each stage wants, as
+        long as memory lasts; of what is left for a stage every kind gets the same share.
         """
-        least = [sight.pages_most(context) for sight in self.sights]
-        more = [want - need for want, need in zip(wanted, least, strict=True)]
-        spare = self.memory_bytes - self._total(least)
-        cost = self._total(more)
-        if cost <= spare:
-            return tuple(wanted)
-        return tuple(need + each * spare // cost for need, each in zip(least, more, strict=True))
+        counts = tuple(sight.pages_most(context) for sight in self.sights)
+        for wanted in stages:
+            more = [max(0, want - has) for want, has in zip(wanted, counts, strict=True)]
+            spare = self.memory_bytes - self._total(counts)
+            cost = self._total(more)
+            if cost > spare:
+                more = [each * spare // cost for each in more]
+            counts = tuple(has + each for has, each in zip(counts, more, strict=True))
+        return counts
 
     def _total(self, counts: Sequence[int]) -> int:
         return sum(n * size for n, size in zip(counts, self.page_bytes, strict=True))
