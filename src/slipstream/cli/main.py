@@ -14,6 +14,7 @@ from importlib import import_module
 from typing import Any, NoReturn
 
 import slipstream
+from slipstream.cli.lean_dataclasses import compile_late
 from slipstream.errors import SlipstreamError
 
 # Objects before the first garbage collection, and between later ones. A start makes hundreds of
@@ -137,6 +138,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 def run_verb(name: str, words: list[str]) -> NoReturn:
     """Imports the verb and hands it its words; ends the process with the verb's exit code."""
     put_off_collecting()
+    compile_late()
     guarded(_run)(name, words)
     sys.exit(0)
 
