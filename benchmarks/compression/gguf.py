@@ -57,10 +57,10 @@ def main() -> None:
 
 def print_report(order: Order, judge: Judge, rows: list[Row], theirs: list[Row]) -> None:
     """The table, and how it was made."""
-    own = ["by llama.cpp's runtime"] if order.reproduce else []
+    own = ["as served"] if order.reproduce or order.served else []
     headings = ["", "MB", "KL (95 %)", "same top", "ppl ×", *own, "of the best GGUF's KL"]
     cells_of = [
-        [*cells(judge, row), *([told_kl(row)] if own else []), verdict(judge, row, theirs)]
+        [*cells(judge, row), *([as_served(row)] if own else []), verdict(judge, row, theirs)]
         for row in rows
     ]
     print(f"{conditions(order)}\n")
@@ -108,10 +108,12 @@ def gguf_row(order: Order, judge: Scorebook, kind: str) -> Row:
     return Row(f"GGUF {kind}", path.stat().st_size, scores, facts=facts)
 
 
-def told_kl(row: Row) -> str:
-    """A cell."""
+def as_served(row: Row) -> str:
+    """A cell: the KL by the runtime that a file is made for, with the inputs that it rounds."""
     facts = row.facts or {}
-    return f"{facts['llama_kl']:.4f}" if "llama_kl" in facts else ""
+    kl = facts.get("llama_kl", facts.get("kl_as_served", {"value": None}))
+    value = kl["value"] if isinstance(kl, dict) else kl
+    return "" if value is None else f"{value:.4f}"
 
 
 def our_row(order: Order, judge: Scorebook, original: Model, recipe: Path) -> Row:
