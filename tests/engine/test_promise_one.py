@@ -7,7 +7,7 @@ threads, or were opened anew; over every weight format and every format of keys 
 
 import random
 from itertools import product
-from typing import get_args
+from typing import get_args, get_type_hints
 
 import ml_dtypes
 import numpy as np
@@ -21,8 +21,12 @@ from slipstream.engine.request import SamplingParams
 from slipstream.engine.scheduler import Limits
 from slipstream.errors import MachineError
 from slipstream.formats.affine import quantize_affine
+from slipstream.formats.affine_tensor import Zero
+from slipstream.formats.codebook import Codebook, CodebookName
+from slipstream.formats.codebook_round import quantize_codebook
+from slipstream.formats.ggml import GGML_TYPES, to_tensor
 from slipstream.formats.kv import KVType
-from slipstream.formats.tensor import Affine, DenseTensor
+from slipstream.formats.tensor import Affine, DenseTensor, NestedTensor
 from slipstream.models.load import load
 from slipstream.models.registry import blueprint_of
 
@@ -45,6 +49,7 @@ MIXED = CONFIG | {
     "sliding_window": 40, "query_pre_attn_scalar": 32, "attn_logit_softcapping": 50.0,
     "final_logit_softcapping": 30.0, "hidden_activation": "gelu_pytorch_tanh",
 }  # fmt: skip
+WIDE = CONFIG | {"hidden_size": 256, "head_dim": 64}  # whole blocks of 256 weights
 CONTEXT = 512
 KV_TYPES = get_args(KVType)
 WEIGHTS = {
@@ -59,13 +64,36 @@ WEIGHTS = {
     "int4-128-zero-point": Affine(4, 128, "zero_point"),
     "int3-64": Affine(3, 64),
     "int2-32-minimum": Affine(2, 32, "minimum"),
+    "int5-32": Affine(5, 32),
+    "int5-32-minimum": Affine(5, 32, "minimum"),
+    "int6-16": Affine(6, 16),
+    "nf4-64": Codebook("nf4", 64),
+    "iq4_nl-32": Codebook("iq4_nl", 32),
+    "mxfp4-32": Codebook("mxfp4", 32),
 }
+GGML = ("Q5_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_XS", "MXFP4")  # as files hold them
+HALVES = {"Q2_K": (80, 82), "Q3_K": (108,), "Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,)}
 
 
 def stored(values, kind):
-    if not isinstance(kind, Affine):
+    """Weights of a format; those of GGML's names are random blocks of that type."""
+    if not isinstance(kind, Affine | Codebook | str):
         return DenseTensor(values.astype(kind))
-    return quantize_affine(values, kind) if values.ndim == 2 else DenseTensor(values)
+    if values.ndim == 1:
+        return DenseTensor(values)
+    if isinstance(kind, Affine):
+        return quantize_affine(values, kind)
+    if isinstance(kind, Codebook):
+        return quantize_codebook(values, kind)
+    number, block = next((n, t) for n, t in GGML_TYPES.items() if t.name == kind)
+    draw = np.random.default_rng(values.size)
+    raw = draw.integers(0, 256, (values.size // block.block, block.bytes), dtype=np.uint8)
+    for at in HALVES.get(kind, (0,)):
+        scale = draw.normal(0, 0.002, (len(raw), 1)).astype(np.float16)
+        raw[:, at : at + 2] = scale.view(np.uint8)
+    if kind == "MXFP4":
+        raw[:, 0] = draw.integers(119, 123, len(raw))
+    return to_tensor(raw.reshape(-1), number, values.shape)
 
 
 def compiled(config, kind, kv_dtype, threads, activations="auto"):
@@ -180,11 +208,13 @@ def hold(program_of, jobs, vocabulary_pages):
 
 
 QUICK = [("float32", "float32"), ("int8-row", "bfloat16"), ("int4-32", "int4")]
-# Every weight with the plain pages, and every kind of page with one weight.
+# Every weight with the plain pages, some with float32, and every kind of page with one weight.
+WITH_F32 = ("bfloat16", "int8-32-minimum", "int4-32", "int4-128-zero-point", "int2-32-minimum")
 SLOW = [
     (kind, kv)
     for kind, kv in product(WEIGHTS, KV_TYPES)
-    if (kv in ("float32", "bfloat16") or kind == "int8-row") and (kind, kv) not in QUICK
+    if (kv == "bfloat16" or kind == "int8-row" or (kv == "float32" and kind in WITH_F32))
+    and (kind, kv) not in QUICK
 ]
 
 
@@ -195,6 +225,28 @@ def test_bits_are_the_same_whatever_happens_around_a_request(kind, kv_dtype):
     jobs = random_jobs(random.Random(9), 5, CONFIG["vocab_size"])
     set_back = hold(lambda threads: compiled(CONFIG, WEIGHTS[kind], kv_dtype, threads), jobs, 6)
     assert set_back > 0, "the pages sufficed: nothing was tested"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", GGML)
+def test_bits_are_the_same_over_the_blocks_of_ggml(kind):
+    """Read as files hold them: nested scales, codebooks with exponents, five bits."""
+    jobs = random_jobs(random.Random(9), 5, CONFIG["vocab_size"])
+    set_back = hold(lambda threads: compiled(WIDE, kind, "bfloat16", threads), jobs, 6)
+    assert set_back > 0, "the pages sufficed: nothing was tested"
+
+
+def test_every_format_is_held_to_the_promise():
+    """A new format must join: what these lists lack is not promised."""
+    affine = {kind for kind in WEIGHTS.values() if isinstance(kind, Affine)}
+    assert {kind.bits for kind in affine} == set(get_args(get_type_hints(Affine)["bits"]))
+    assert {kind.zero for kind in affine} == set(get_args(Zero))
+    books = {kind.name for kind in WEIGHTS.values() if isinstance(kind, Codebook)}
+    assert books == set(get_args(CodebookName))
+    draw = np.random.default_rng(0).normal(size=(16, 256)).astype(np.float32)
+    nested = {name for name in GGML if isinstance(stored(draw, name), NestedTensor)}
+    assert nested == {"Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"}
+    assert {kv for _, kv in [*QUICK, *SLOW]} == set(KV_TYPES)
 
 
 @pytest.mark.slow
