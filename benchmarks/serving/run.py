@@ -18,6 +18,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
 
+from memory import account_told
 from servers import PEERS, Running, llama_server, slipstream_server
 
 from slipstream.bench.client import run_load
@@ -51,6 +52,7 @@ def run(model: str, options: argparse.Namespace) -> str:
         outcomes = measure(servers, options)
         about = {
             s.name: {"command": list(s.command[1:]), "start_s": s.start_s, "rss": s.resident_bytes}
+            | {"memory": account_told(s) if s.name in (US, TWIN) else "not told apart"}
             for s in servers
         }
     result = {
@@ -181,7 +183,8 @@ def report(
     lines += ["", *(ratio_line(name, rows) for name, rows in outcomes.items()), ""]
     for who, facts in about.items():
         rss = int(str(facts["rss"])) / 2**20
-        lines.append(f"- {who}: ready after {facts['start_s']:.2f} s, resident {rss:.0f} MiB")
+        ready = f"ready after {facts['start_s']:.2f} s, resident {rss:.0f} MiB"
+        lines.append(f"- {who}: {ready} ({facts['memory']})")
     return "\n".join(lines)
 
 

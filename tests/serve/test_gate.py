@@ -186,4 +186,5 @@ def test_the_state_balances(http):
     state = http.get("/state?check=1").json()
     (model,) = state["models"]
     assert state["ready"] and model["balanced"] and model["kv_pages_used"] == 0
+    assert model["kv_bytes"] == 0 and model["weight_bytes"] is None, "a fake program has neither"
     assert http.get("/state?check=2").status_code == 400

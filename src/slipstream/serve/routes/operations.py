@@ -61,6 +61,8 @@ async def _state(served: Served, check: bool) -> Json:
         "waiting": seen.waiting,
         "batch": served.engine.settings.limits.max_batch,
         "queue": served.limits.queue,
+        "weight_bytes": getattr(served.engine.program, "resident_bytes", None),
+        "kv_bytes": served.engine.kv.size_bytes,
         "kv_pages": seen.pages_total,
         "kv_pages_used": seen.pages_used,
         "kv_pages_cached": seen.pages_cached,
