@@ -1,8 +1,10 @@
 // How one step's attention is divided among threads: a pure function of the batch.
 //
-// Many rows: a task is a block of rows of one sequence and one key/value head, and walks all
-// splits. Few rows and long sequences: a task is one split, and the splits are merged afterwards.
-// Either way each row merges its splits in ascending order, so the division changes no bit.
+// Usually a task is a block of rows of one sequence and one key/value head, and walks all splits.
+// Where such a task would be much of the step's work (few rows, or a long sequence among short
+// ones), a task is one split, and the splits are merged afterwards. The costly tasks come first, so
+// that whoever is done early finds small work. Either way each row merges its splits in ascending
+// order: the division changes no bit.
 #pragma once
 
 #include <cstdint>
@@ -28,6 +30,7 @@ struct AttentionTask {
   std::int32_t kv_head;
   std::int32_t split_begin;
   std::int32_t split_end;
+  std::int64_t cost;  // positions seen, added up over the rows
 };
 
 class AttentionPlan {
@@ -52,8 +55,11 @@ class AttentionPlan {
   float* reserve_states(int state_size);
 
  private:
-  void add_tasks(const Batch& batch, const RowPlaces& places, int sequence, int row_block);
-  bool worth_splitting(const Batch& batch, int threads, int row_block) const;
+  void add_tasks(const Batch& batch, const RowPlaces& places);
+  void add_blocks(int sequence, int row_begin, int row_end, const RowPlaces& places);
+  bool worth_splitting(int threads) const;
+  void count_states(const RowPlaces& places, int rows);
+  std::int64_t positions_seen(int position, int split_begin, int split_end) const;
 
   AttentionHeads heads_;
   bool by_split_ = false;
