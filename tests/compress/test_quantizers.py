@@ -198,6 +198,15 @@ def test_awq_beats_rounding_where_inputs_are_loud(tmp_path: Path, rounding: str)
     assert errors[1] < errors[0]
 
 
+def test_awq_leaves_rows_that_no_group_fits(tmp_path: Path) -> None:
+    edition = tiny_llama.edition(num_hidden_layers=1, intermediate_size=100)
+    after = Awq(group=32, steps=2).run(edition, tiny_llama.drive(tmp_path))
+    down = "model.layers.0.mlp.down_proj.weight"
+    assert isinstance(after.weights[down], DenseTensor)
+    assert [note.weight for note in after.notes] == [down]
+    assert len(after.rounded) == 6
+
+
 @pytest.mark.parametrize("one", [Rtn(group=32), Gptq(group=32), Awq(group=32), Hqq(group=32), Imatrix(group=32),
                                  Gptq(group=32, bits=2, zero="zero_point", sweeps=1),
                                  ToCodebook(), ToCodebook(levels="mxfp4"), ToCodebook(levels="iq4_nl", weighted=True)], ids=str)  # fmt: skip

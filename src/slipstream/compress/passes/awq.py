@@ -19,6 +19,7 @@ from slipstream.compress.passes.rounding import Rounding, selected
 from slipstream.compress.passes.rtn import round_to_nearest
 from slipstream.compress.work import Visit
 from slipstream.errors import NumericError
+from slipstream.formats.affine import group_count
 from slipstream.formats.tensor import Affine, AffineTensor, DenseTensor
 
 F32 = NDArray[np.float32]
@@ -50,7 +51,7 @@ class Awq(Rounding):
             names = fold.group.weights
             taken = all(selected(self.select, name, visit.roles[name]) for name in names)
             known = moments.get(fold.group.key)
-            if not taken or known is None or not _finite(visit, names):
+            if not taken or known is None or not self._rounds(known) or not _finite(visit, names):
                 continue
             scale = fold.shared(self._search(visit, fold, known))
             folding.apply(visit, fold, scale)
@@ -66,6 +67,15 @@ class Awq(Rounding):
             damping = moments.damping if self.damping is None else self.damping
             return gptq(weight, factor_hessian(moments.hessian, damping), format).tensor
         return round_to_nearest(weight, format, "mse", moments.power)
+
+    def _rounds(self, moments: Moments) -> bool:
+        """Whether rows of so many inputs can be rounded; else they are left, and not scaled."""
+        width = len(moments.peak)
+        try:
+            group_count((1, width), self.format_for(width))
+        except ValueError:
+            return False
+        return True
 
     def _search(self, visit: Visit, fold: folding.Fold, moments: Moments) -> F32:
         """The best s [I] of the grid, α = 0 (no scaling) among it."""
