@@ -4,8 +4,10 @@
     python benchmarks/serving/run.py --model 1B-Q4_0 --concurrency 1,8,16
     python benchmarks/serving/run.py --concurrency "" --trace TRACE.csv --pace 0.2
     python benchmarks/serving/run.py --model smollm2:135m,1B-Q4_0 --trace TRACE.csv --pace 0.2
+    python benchmarks/serving/run.py --flash none --batching static,dynamic --trace TRACE.csv
 
-The last one makes all tables of the README: each model, at 1, 4, 8, 16 and 32 and on the trace.
+The one before the last makes all tables of the README: each model, at 1, 4, 8, 16 and 32 and on the
+trace. The last one weighs the ways to batch against each other.
 See README.md beside this file for what is measured and why it is fair.
 """
 
@@ -89,7 +91,8 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--requests", type=int, default=60, help="how many of the trace")
     parser.add_argument("--pace", type=float, default=1.0, help="times the trace's own speed")
     parser.add_argument("--twice", action="store_true", help="ours twice: shows the noise")
-    parser.add_argument("--flash", choices=("on", "off", "both"), default="both")
+    parser.add_argument("--batching", default="", help="ours again so: static,dynamic")
+    parser.add_argument("--flash", choices=("on", "off", "both", "none"), default="both")
     parser.add_argument("--short", action="store_true", help="one call a client; 1, 8, 32 at once")
     parser.add_argument("--output", type=Path, help="a folder for the raw results")
     options = parser.parse_args()
@@ -110,16 +113,15 @@ def path_of(model: str) -> str:
 def contestants(model: str, options: argparse.Namespace) -> list[Running]:
     given = (model, options.threads, options.slots, options.context)
     names = (US, TWIN) if options.twice else (US,)
-    flash = {"on": (True,), "off": (False,), "both": (True, False)}[options.flash]
-    ours = [slipstream_server(*given, *NO_CACHES, name=name) for name in names]
+    flash = {"on": (True,), "off": (False,), "both": (True, False), "none": ()}[options.flash]
+    ours = [slipstream_server(*given, name=name) for name in names]
+    for mode in filter(None, options.batching.split(",")):
+        ours.append(slipstream_server(*given, "--batching", mode, name=f"{US}, {mode}"))
     return ours + [llama_server(*given, flash=one) for one in flash]
 
 
-NO_CACHES: Sequence[str] = ()  # every prompt of a load is new: our caches never hit
-
-
 def loads(options: argparse.Namespace, turn: int) -> dict[str, tuple[list[Call], int]]:
-    """What is asked in one round: always the same for everyone, new prompts in each round."""
+    """What is asked in one round: the same for everyone, new prompts in each, so no cache hits."""
     counts = [int(part) for part in options.concurrency.split(",") if part]
     todo = {
         f"{count} at once": (
@@ -136,6 +138,7 @@ def loads(options: argparse.Namespace, turn: int) -> dict[str, tuple[list[Call],
             pace=options.pace,
             prompt_max=options.context - options.answer,
             answer_max=options.answer,
+            seed=turn,
         )
         todo[f"{options.trace.stem} × {options.pace:g}"] = (calls, TRACE_AT_ONCE)
     return todo
@@ -201,10 +204,12 @@ P = ("p50", "p95", "p99")
 def ratio_line(name: str, rows: Mapping[str, Sequence[Outcome]]) -> str:
     rates = {who: Samples(tuple(one.tokens_per_s for one in runs)) for who, runs in rows.items()}
     peers = [who for who in rates if who not in (US, TWIN)]
+    if not peers:
+        return f"- {name}: {rates[US]} tokens/s, nobody beside it"
     best = max(peers, key=lambda who: rates[who].median)
     noise = noise_band(rates[US], rates[TWIN]) if TWIN in rates else 0.0
     band = f", equals differ by up to {noise:.0%}" if TWIN in rates else ""
-    return f"- {name}: {compare(rates[best], rates[US], noise)} than the best peer ({best}){band}"
+    return f"- {name}: {compare(rates[best], rates[US], noise)} than the best other ({best}){band}"
 
 
 def commit() -> str:

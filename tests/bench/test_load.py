@@ -15,7 +15,7 @@ from live_server import live  # noqa: E402
 
 from slipstream.bench.client import Target, run_load  # noqa: E402
 from slipstream.bench.load import Call, Seen, random_calls, spread, summary  # noqa: E402
-from slipstream.bench.traces import calls_of, read_trace  # noqa: E402
+from slipstream.bench.traces import Recorded, calls_of, read_trace  # noqa: E402
 from slipstream.errors import FileFormatError  # noqa: E402
 from slipstream.serve.app import make_app  # noqa: E402
 
@@ -92,3 +92,15 @@ def test_a_real_server_answers_a_load():
 def test_a_server_that_is_not_there_is_told():
     (seen,) = run_load(Target("http://127.0.0.1:9/v1", "m"), [Call((1,), 1)], 1)
     assert "Connect" in seen.error
+
+
+def test_another_seed_gives_other_ids_and_shares_the_same_pages():
+    recorded = [Recorded(0.0, 600, 4, (1,)), Recorded(1.0, 600, 4, (1,))]
+    first, again, other = (
+        calls_of(recorded, pace=1, prompt_max=4096, answer_max=9, seed=seed) for seed in (0, 0, 1)
+    )
+    assert first == again and all(len(call.prompt) == 600 for call in other)
+    for calls in (first, other):
+        assert calls[0].prompt[:512] == calls[1].prompt[:512]
+        assert calls[0].prompt[512:] != calls[1].prompt[512:]
+    assert first[0].prompt[:512] != other[0].prompt[:512]

@@ -16,6 +16,7 @@ from pathlib import Path
 from slipstream.bench.load import TOKEN_IDS, Call
 from slipstream.errors import FileFormatError
 
+SEEDS = 2**40  # pieces and requests of a trace are fewer
 MOONCAKE_PAGE = 512  # prompt tokens that one of its hash ids stands for
 
 
@@ -43,12 +44,15 @@ def read_trace(path: Path, count: int) -> list[Recorded]:
 
 
 def calls_of(
-    recorded: list[Recorded], *, pace: float, prompt_max: int, answer_max: int
+    recorded: list[Recorded], *, pace: float, prompt_max: int, answer_max: int, seed: int = 0
 ) -> list[Call]:
-    """Calls at `pace` times the recorded speed, lengths cut to what the served model can take."""
+    """Calls at `pace` times the recorded speed, lengths cut to what the served model can take.
+
+    Another `seed` gives other ids, so that no cache knows them from a load before.
+    """
     return [
         Call(
-            prompt=_prompt(one, index)[:prompt_max],
+            prompt=_prompt(one, index, seed)[:prompt_max],
             answer_tokens=max(1, min(one.answer_tokens, answer_max)),
             arrival_s=one.arrival_s / pace,
         )
@@ -56,11 +60,13 @@ def calls_of(
     ]
 
 
-def _prompt(one: Recorded, index: int) -> tuple[int, ...]:
+def _prompt(one: Recorded, index: int, seed: int) -> tuple[int, ...]:
+    first = seed * SEEDS
     ids: list[int] = []
     for piece in one.shared:
-        ids += _random_ids(piece, min(MOONCAKE_PAGE, one.prompt_tokens - len(ids)))
-    return tuple(ids + _random_ids(-1 - index, max(one.prompt_tokens, 1) - len(ids)))
+        ids += _random_ids(first + piece, min(MOONCAKE_PAGE, one.prompt_tokens - len(ids)))
+    own = max(one.prompt_tokens, 1) - len(ids)
+    return tuple(ids + _random_ids(first + SEEDS - 1 - index, own))
 
 
 def _random_ids(seed: int, count: int) -> list[int]:
