@@ -1,13 +1,15 @@
 """Seconds from the start of a process to its first token, its processor time and its memory.
 
-python benchmarks/cold_start.py [MODEL]   # with the interpreter that has Slipstream installed
+    python benchmarks/cold_start.py [--model MODEL] [--starts 5]   # where Slipstream is installed
+    python benchmarks/peers/shapes.py 1B Q4_0                      # a model of a billion, then
+    python benchmarks/cold_start.py --model build/peers/shapes/1B-Q4_0.gguf
 
 Every row is a new process over a warm page cache. "nothing kept" packs the weights anew, as a first
-start does (SLIPSTREAM_PACKED_MB=0); the others map what an earlier start kept. A checkout gets its
-bytecode from a folder of its own, as an installed package has it: compiling the sources at each
-start, which PYTHONDONTWRITEBYTECODE leads to, takes some 200 ms more.
+start does (SLIPSTREAM_PACKED_MB=0); the others map what an earlier start kept. Bytecode is cached,
+as an installed package has it.
 """
 
+import argparse
 import json
 import os
 import socket
@@ -20,7 +22,14 @@ import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
-MODEL = sys.argv[1] if len(sys.argv) > 1 else "smollm2:135m"
+PARSER = argparse.ArgumentParser(description="From the start of a process to its first token.")
+PARSER.add_argument("--model", default="smollm2:135m", help="a name, a file or a folder")
+PARSER.add_argument("--starts", type=int, default=5, help="processes of each row")
+OPTIONS = PARSER.parse_args()
+MODEL = OPTIONS.model
+BYTECODE = tempfile.TemporaryDirectory()  # of a checkout whose environment forbids to write it
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+os.environ["PYTHONPYCACHEPREFIX"] = BYTECODE.name
 COMMAND = [str(Path(sys.executable).with_name("slipstream"))]
 if not Path(COMMAND[0]).exists():  # a checkout, run with PYTHONPATH=src
     COMMAND = [sys.executable, "-m", "slipstream.cli.main"]
@@ -50,14 +59,15 @@ def generate(env: dict[str, str] | None = None) -> Start:
 def serve(env: dict[str, str] | None = None) -> Start:
     port = _free_port()
     begun = time.perf_counter()
-    process = subprocess.Popen([*COMMAND, "serve", MODEL, "--port", str(port)], env=env, **QUIET)
+    command = [*COMMAND, "serve", MODEL, "--name", "it", "--port", str(port)]
+    process = subprocess.Popen(command, env=env, **QUIET)
     while True:
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)) == 0:
                 break
         assert process.poll() is None, "the server ended"
         time.sleep(0.01)
-    body = {"model": MODEL, "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1}
+    body = {"model": "it", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1}
     url = f"http://127.0.0.1:{port}/v1/chat/completions"
     headers = {"Content-Type": "application/json"}
     urllib.request.urlopen(urllib.request.Request(url, json.dumps(body).encode(), headers)).read()
@@ -99,7 +109,7 @@ def main() -> None:
         "serve, nothing kept": lambda: serve(NOTHING_KEPT),
         "--help": help_text,
     }.items():
-        found = [start() for _ in range(5)]
+        found = [start() for _ in range(OPTIONS.starts)]
         seconds = [one.seconds for one in found]
         cpu_s, resident = (
             statistics.median(values)
