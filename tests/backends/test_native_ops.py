@@ -67,6 +67,7 @@ ELEMENTWISE = [
     ops.Add(),
     ops.Scale(0.37),
     ops.SoftCap(1.5),
+    ops.Shift("bias"),
     ops.Norm("rms", "norm", 1e-5),
     ops.Norm("rms", "norm", 1e-5, weight_offset=1.0),
     ops.Norm("layer", "norm", 1e-5, bias="bias"),

@@ -152,6 +152,16 @@ def test_kept_factors_equal_fresh_ones(tmp_path: Path) -> None:
         hessians.hessian("model.norm.weight")
 
 
+def test_without_a_damping_few_rows_are_damped_more(tmp_path: Path) -> None:
+    blueprint = tiny()
+    weights = random_weights(blueprint)
+    (group, *_) = groups = groups_of(blueprint.graph, weights)[:1]
+    for rows in (text(1), text(8)):
+        program = compile_reference(blueprint.graph, weights)
+        hessians = calibrate(program, rows, groups, tmp_path)
+        assert hessians.factor(group.key, None, True).damping == group.width / rows.size
+
+
 def test_a_recipe_changes_what_it_names_and_nothing_else(tmp_path: Path) -> None:
     blueprint = tiny()
     weights = random_weights(blueprint)

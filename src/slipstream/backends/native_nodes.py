@@ -78,6 +78,8 @@ class _Compiler:
                 return builder.add(*inputs)
             case ops.Scale():
                 return builder.scale(*inputs, op.factor)
+            case ops.Shift():
+                return self._shift(op, *inputs)
             case ops.SoftCap():
                 return builder.soft_cap(*inputs, op.cap)
             case ops.Select():
@@ -85,6 +87,15 @@ class _Compiler:
             case ops.Linear() | ops.AddNorm():
                 raise AssertionError("operations of several outputs are handled by add")
         assert_never(op)
+
+    def _shift(self, op: ops.Shift, x: int) -> Any:
+        """A row of the vector is what a norm with weights of zero adds; it costs next to nothing
+        beside a product, and needs no kernel of its own.
+        """
+        values = self.weights.vectors[op.weight]
+        zeros = self.builder.add_vector(np.zeros_like(values))
+        row = self.builder.norm(x, True, 1, 1.0, zeros, self._vector(op.weight))
+        return self.builder.add(x, row)
 
     def _linear(self, op: ops.Linear, x: int) -> list[int]:
         matrices = [self.weights.matrices[name] for name in op.weights]

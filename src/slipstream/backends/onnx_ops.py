@@ -180,6 +180,10 @@ class Lowering:
         """activation(gate) · up."""
         return str(self.write.op("Mul", self.activate(ops.Activate(op.kind), gate), up))
 
+    def shift(self, op: ops.Shift, x: str) -> str:
+        """Adds the vector."""
+        return str(self.write.op("Add", x, self.write.vector(op.weight)))
+
     def soft_cap(self, op: ops.SoftCap, x: str) -> str:
         """cap · tanh(x / cap)."""
         small = self.write.op("Div", x, self.number(op.cap))
@@ -208,6 +212,7 @@ _LOWER: dict[type, Callable[..., str]] = {
     ops.Gate: Lowering.gate,
     ops.Add: Lowering.add,
     ops.Scale: Lowering.scale,
+    ops.Shift: Lowering.shift,
     ops.SoftCap: Lowering.soft_cap,
     ops.Select: Lowering.select,
 }

@@ -188,6 +188,8 @@ class _Step:
                 return x + inputs[1]
             case ops.Scale():
                 return x * op.factor
+            case ops.Shift():
+                return x + weight(op.weight)
             case ops.SoftCap():
                 return reference_ops.soft_cap(x, op.cap)
             case ops.Select():

@@ -19,10 +19,12 @@ from numpy.typing import NDArray
 
 from slipstream.backends.batch import Program
 from slipstream.compress.inputs import InputGroup
-from slipstream.compress.moments import gather
+from slipstream.compress.moments import damping_of, gather
 from slipstream.compress.passes.gptq import Factor, factor_hessian
 from slipstream.compress.recipe import Roles
 from slipstream.errors import NumericError
+
+_OWNER = "chunks.json"  # in a folder of Hessians: the text that they were made from
 
 MEMORY_BYTES = 2 << 30  # Hessians and captured inputs held at once
 
@@ -45,8 +47,19 @@ class Hessians:
         except FileNotFoundError:
             raise KeyError(key) from None
 
-    def factor(self, key: str, damping: float, act_order: bool) -> Factor:
-        """The group's `factor_hessian`, computed once, then kept: all formats share it."""
+    @property
+    def rows(self) -> int:
+        """Tokens that each one sums over; 0: not known."""
+        owner = self.folder / _OWNER
+        return int(json.loads(owner.read_text())["rows"]) if owner.exists() else 0
+
+    def factor(self, key: str, damping: float | None, act_order: bool) -> Factor:
+        """The group's `factor_hessian`, computed once, then kept: all formats share it.
+
+        damping  None: as much as so many rows want
+        """
+        if damping is None:
+            damping = damping_of(len(self.hessian(key)), self.rows)
         stored = self._path(key, f"factor-{damping:g}-{'act' if act_order else 'plain'}", ".npz")
         if stored.exists():
             with np.load(stored) as arrays:
@@ -134,8 +147,9 @@ def _sum_products(
 
 def _claim(folder: Path, chunks: NDArray[np.int32]) -> None:
     """Empties the folder unless it was made from these very chunks."""
-    owner = folder / "chunks.json"
-    mine = {"sha256": hashlib.sha256(chunks.astype("<i4").tobytes()).hexdigest()}
+    owner = folder / _OWNER
+    digest = hashlib.sha256(chunks.astype("<i4").tobytes()).hexdigest()
+    mine = {"sha256": digest, "rows": chunks.size}
     if owner.exists() and json.loads(owner.read_text()) == mine:
         return
     for old in [*folder.glob("*.npy"), *folder.glob("*.npz")]:

@@ -35,13 +35,8 @@ class Moments:
 
     @property
     def damping(self) -> float:
-        """The share of the mean diagonal that H wants added: inputs / rows, at least 0.01.
-
-        A sample of N rows tells of I inputs only so much. GPTQ int4 g64 on `down` of SmolLM2
-        (1536 inputs), loss on other text: of 2048 rows 0.0070 with 0.01, 0.0041 with 1; of 8192
-        rows 0.0039 with 0.01, 0.0036 with 0.3.
-        """
-        return max(DAMPING_LEAST, len(self.peak) / self.rows) if self.rows else DAMPING_LEAST
+        """What its H wants added; see `damping_of`."""
+        return damping_of(len(self.peak), self.rows)
 
     @property
     def finite(self) -> bool:
@@ -56,6 +51,16 @@ class Moments:
     def scaled(self, scale: F32) -> "Moments":
         """Those of x / scale."""
         return replace(self, hessian=self.hessian / np.outer(scale, scale), peak=self.peak / scale)
+
+
+def damping_of(inputs: int, rows: int) -> float:
+    """The share of the mean diagonal that H wants added: inputs / rows, at least 0.01.
+
+    A sample of N rows tells of I inputs only so much. GPTQ int4 g64 on `down` of SmolLM2 (1536
+    inputs), loss on other text: of 2048 rows 0.0070 with 0.01, 0.0041 with 1; of 8192 rows 0.0039
+    with 0.01, 0.0036 with 0.3. `rows` 0: not known.
+    """
+    return max(DAMPING_LEAST, inputs / rows) if rows else DAMPING_LEAST
 
 
 class Sums:

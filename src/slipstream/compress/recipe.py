@@ -40,11 +40,15 @@ class Rule:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A complete description of one compression; nothing is left to defaults elsewhere."""
+    """A complete description of one compression; nothing is left to defaults elsewhere.
+
+    damping  share of the mean diagonal that is added to Hessians; None: as much as so many rows
+             want (`moments.damping_of`)
+    """
 
     rules: tuple[Rule, ...]
     activations: Activations = _EIGHT_BITS
-    damping: float = 0.01
+    damping: float | None = None
     act_order: bool = True
 
     @property
@@ -64,7 +68,8 @@ class Recipe:
             for rule in data["rules"]
         )
         activations = Activations(**data["activations"])
-        return cls(rules, activations, float(data["damping"]), bool(data["act_order"]))
+        damping = None if data["damping"] is None else float(data["damping"])
+        return cls(rules, activations, damping, bool(data["act_order"]))
 
     def label(self) -> str:
         """A short name: ``int4 g64 gptq, *.down_proj int8 row · a8 g32``."""

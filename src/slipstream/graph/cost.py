@@ -243,7 +243,7 @@ def per_element(op: ops.Op) -> int:
             return 3
         case ops.Gate() | ops.Activate() | ops.SoftCap():
             return 12
-        case ops.Add() | ops.Scale():
+        case ops.Add() | ops.Scale() | ops.Shift():
             return 1
         case _:
             return 0

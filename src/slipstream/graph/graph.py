@@ -92,6 +92,8 @@ def weights_of(op: ops.Op) -> tuple[str, ...]:
     match op:
         case ops.Embed(weight=weight) | ops.PositionEmbed(weight=weight):
             return (weight,)
+        case ops.Shift(weight=weight):
+            return (weight,)
         case ops.Norm(weight=weight, bias=bias):
             return (weight,) if bias is None else (weight, bias)
         case ops.AddNorm(norm=norm):

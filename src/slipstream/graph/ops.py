@@ -132,6 +132,13 @@ class Scale:
 
 
 @dataclass(frozen=True)
+class Shift:
+    """[R, W] + a vector `weight` [W]: keys less their channels' means, before they are rounded."""
+
+    weight: str
+
+
+@dataclass(frozen=True)
 class SoftCap:
     """cap · tanh(x / cap) (Gemma 2's final logits)."""
 
@@ -171,6 +178,7 @@ Op = (
     | Gate
     | Add
     | Scale
+    | Shift
     | SoftCap
     | Select
     | GatedLinear

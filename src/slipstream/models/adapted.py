@@ -6,7 +6,8 @@ sizes are in that section too, and are read with the sizes (`models.config`).
     "slipstream": {"shares": [0, 0, 2, 2],                      layer 1 runs with layer 0's weights
                    "correction_rank": 16,                       and adds B · A · x of its own
                    "low_rank": {"model.layers.0.mlp.up_proj.weight": 128},       W = B · A, rank 128
-                   "kv": "int8"}                      how keys and values are stored (`formats.kv`)
+                   "kv": "int8",                      how keys and values are stored (`formats.kv`)
+                   "kv_centered": true}      each layer's keys are less a vector that it stores
 """
 
 import re
@@ -20,7 +21,7 @@ from slipstream.graph.graph import Graph, Node, weights_of
 from slipstream.models.blocks import Blueprint
 from slipstream.models.config import Config
 
-KNOWN = frozenset({"layers", "shares", "correction_rank", "low_rank", "kv"})
+KNOWN = frozenset({"layers", "shares", "correction_rank", "low_rank", "kv", "kv_centered"})
 
 _LAYER = re.compile(r"model\.layers\.(\d+)\.(.*)")
 
@@ -39,6 +40,8 @@ def adapted(blueprint: Blueprint, config: Config) -> Blueprint:
         blueprint = _factored(blueprint, section)
     if section.has("kv"):
         blueprint = _stored_keys(blueprint, section)
+    if section.has("kv_centered") and section.flag("kv_centered", False):
+        blueprint = _centered(blueprint, section)
     return blueprint
 
 
@@ -48,6 +51,33 @@ def _stored_keys(blueprint: Blueprint, section: Config) -> Blueprint:
         known = ", ".join(KV_FORMATS)
         raise FileFormatError(f"{section.where}: kv is one of {known}, not {kv!r}")
     return replace(blueprint, graph=replace(blueprint.graph, kv=kv))
+
+
+def key_shift_name(layer: int) -> str:
+    """The name of the vector that is added to a layer's keys."""
+    return f"model.layers.{layer}.self_attn.key_shift"
+
+
+def _centered(blueprint: Blueprint, section: Config) -> Blueprint:
+    """Keys lose a constant on their way to the cache: each query's scores all move by the same,
+    which no softmax sees. FileFormatError where scores are capped, which would see it.
+    """
+    nodes: list[Node] = []
+    shapes = dict(blueprint.shapes)
+    for node in blueprint.graph:
+        op = node.op
+        if not isinstance(op, ops.Attention):
+            nodes.append(node)
+            continue
+        if op.soft_cap is not None:
+            raise FileFormatError(f"{section.where}: kv_centered does not go with capped scores")
+        name, value = key_shift_name(op.layer), f"{node.inputs[1]} centered"
+        shapes[name] = (op.kv_heads * op.head_dim,)
+        nodes.append(Node(f"{node.name}.key_shift", ops.Shift(name), (node.inputs[1],), (value,)))
+        nodes.append(replace(node, inputs=(node.inputs[0], value, node.inputs[2])))
+    graph = replace(blueprint.graph, nodes=tuple(nodes))
+    graph.check()
+    return replace(blueprint, graph=graph, shapes=shapes)
 
 
 def factor_names(weight: str) -> tuple[str, str]:
@@ -133,7 +163,7 @@ def rename(op: ops.Op, renamed: Mapping[str, str] | object) -> ops.Op:
         return None if name is None else str(renamed(name))
 
     match op:
-        case ops.Embed(weight=weight) | ops.PositionEmbed(weight=weight):
+        case ops.Embed(weight=weight) | ops.PositionEmbed(weight=weight) | ops.Shift(weight=weight):
             return replace(op, weight=renamed(weight))
         case ops.Norm(weight=weight, bias=bias):
             return replace(op, weight=renamed(weight), bias=optional(bias))

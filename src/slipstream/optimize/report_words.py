@@ -45,7 +45,8 @@ def method(study: Study) -> Iterator[str]:
     )
     yield (
         f"Calibration: {study.calibration_tokens:,} other tokens of the same source, for gptq "
-        "(arXiv 2210.17323; columns in order of their inputs' energy, static groups, damping 1 %, "
+        "(arXiv 2210.17323; columns in order of their inputs' energy, static groups, damping "
+        "inputs / tokens and at least 1 %, "
         "clipping searched for the least squared error weighted by that energy)."
     )
     yield "rtn: rounding to nearest, clipping searched for the least squared error of each group."

@@ -123,9 +123,14 @@ class Wanda(Pruner):
 
 @dataclass(frozen=True, kw_only=True)
 class SparseGpt(Pruner):
-    """Prunes and compensates; see `passes.sparsegpt`. owl: one ratio for each layer."""
+    """Prunes and compensates; see `passes.sparsegpt`. owl: one ratio for each layer.
 
-    damping: float = 0.01
+    damping  share of the mean diagonal that is added to H; None: as much as so many rows want. At
+             50 %, `down` of SmolLM2's block 1, loss on other text: of 2048 rows 0.071 with the
+             authors' 0.01, 0.045 with 0.3, 0.043 with 1
+    """
+
+    damping: float | None = None
     owl: bool = False
 
     def run(self, edition: Edition, drive: Drive) -> Edition:
@@ -137,7 +142,9 @@ class SparseGpt(Pruner):
 
     def prune(self, weight: F32, moments: Moments | None, sparsity: float) -> F32:
         """Column by column."""
-        factor = factor_hessian(_known(moments).hessian, self.damping, act_order=False)
+        known = _known(moments)
+        damping = known.damping if self.damping is None else self.damping
+        factor = factor_hessian(known.hessian, damping, act_order=False)
         return sparsegpt(weight, factor, self.pattern, sparsity, self.block)
 
 
