@@ -7,12 +7,14 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import pytest
 
 from slipstream.backends.batch import single
 from slipstream.backends.reference import compile_reference
 from slipstream.checkpoint.artifact import write_artifact
+from slipstream.checkpoint.safetensors import SafetensorsFile
 from slipstream.cli.export import command
 from slipstream.cli.export_gguf import export_gguf
 from slipstream.compress.gguf_round import KINDS
@@ -169,6 +171,83 @@ def test_an_onnx_folder_has_what_a_program_needs(stories, tmp_path):
     program = compile_reference(model.graph, model.weights)
     expected = program.step(single(ids.astype(np.int32), all_logits=True), program.new_kv(4))
     np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-3)
+
+
+def rounded(stories: Path, folder: Path, form: Affine) -> Path:
+    """stories260K with all matrices in one format, as an artifact, but those with rows of 172."""
+    model = load(stories)
+    stored = {name: model.checkpoint.tensor(name) for name in model.checkpoint.names()}
+    tensors = {
+        name: quantize_affine(tensor.dequantize(), form) if _fits(tensor.shape) else tensor
+        for name, tensor in stored.items()
+        if name in model.weights
+    }
+    return write_artifact(
+        folder, config=model.checkpoint.config, tensors=tensors, tokenizer=model.tokenizer,
+        chat_template=None, manifest={}, activations={},
+    )  # fmt: skip
+
+
+def _fits(shape: tuple[int, ...]) -> bool:
+    return len(shape) == 2 and shape[1] % 16 == 0
+
+
+def their_logits(folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    """What transformers computes from a folder, and what our reference does."""
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    loaded = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    model = load(folder)
+    ids = np.asarray(model.tokenizer.encode("Once upon a time there was"), np.int32)
+    with torch.no_grad():
+        theirs = loaded(torch.tensor(ids[None], dtype=torch.long)).logits[0].numpy()
+    program = compile_reference(model.graph, model.weights)
+    return theirs, program.step(single(ids, all_logits=True), program.new_kv(1))
+
+
+@pytest.mark.slow
+def test_transformers_loads_what_a_packed_file_would_keep_from_it(stories, tmp_path):
+    packed = rounded(stories, tmp_path / "in", Affine(4, None, "zero_point"))
+    command(str(packed), tmp_path / "out", to="compressed-tensors")
+    before, after = load(packed), load(tmp_path / "out")
+    for name in before.weights:
+        assert np.array_equal(after.weights[name].dequantize(), before.weights[name].dequantize())
+    theirs, ours = their_logits(tmp_path / "out")
+    assert np.allclose(theirs, ours, rtol=1e-3, atol=1e-3)
+
+
+def test_float8_codes_times_their_scales_are_what_is_read_back(stories, tmp_path):
+    command(str(stories), tmp_path / "out", to="fp8")
+    original, after = load(stories), load(tmp_path / "out")
+    file = SafetensorsFile(tmp_path / "out" / "model.safetensors")
+    codes = [name for name in file.names() if f"{name}_scale" in set(file.names())]
+    assert len(codes) == 7 * len(original.graph.attentions)
+    for name in codes:
+        stored, scale = file.array(name), file.array(f"{name}_scale").astype(np.float32)
+        assert stored.dtype == ml_dtypes.float8_e4m3fn and scale.shape == (len(stored), 1)
+        values, wanted = stored.astype(np.float32) * scale, original.weights[name].dequantize()
+        assert np.array_equal(after.weights[name].dequantize(), values)
+        # Half of the last place of three bits of mantissa, or of the smallest numbers there are.
+        assert (np.abs(values - wanted) <= np.maximum(np.abs(wanted) / 16, scale * 2**-10)).all()
+    assert "lm_head.weight_scale" not in file.names()
+
+
+@pytest.mark.slow
+def test_transformers_reads_float8_as_we_do(stories, tmp_path):
+    command(str(stories), tmp_path / "out", to="fp8")
+    theirs, ours = their_logits(tmp_path / "out")
+    assert np.abs(theirs - ours).mean() < 0.05 * np.abs(ours).mean()  # it rounds inputs too
+
+
+def test_what_only_we_read_is_not_written_for_others(stories, tmp_path):
+    config = json.loads((stories / "config.json").read_text())
+    shutil.copytree(stories, tmp_path / "in")
+    shares = {"shares": [0] * config["num_hidden_layers"]}
+    (tmp_path / "in" / "config.json").write_text(json.dumps({**config, "slipstream": shares}))
+    for target in ("fp8", "compressed-tensors"):
+        with pytest.raises(UnsupportedError, match="shares"):
+            command(str(tmp_path / "in"), tmp_path / target, to=target)
+        assert not (tmp_path / target).exists()
 
 
 @pytest.mark.parametrize("library", ["gptq", "awq"])

@@ -51,12 +51,14 @@ def plan_layout(
     activations: Mapping[str, Activations],
     *,
     tied: bool,
+    plain: bool = False,
 ) -> LayoutPlan | None:
     """The ``quantization_config`` for `tensors`; None if all are dense.
 
     Weights that `activations` does not name run on float32 inputs. With `tied`, the head shares a
     quantized embedding: it has a scheme and scales of its own, so that others tie the codes, and
-    what `activations` says of the embedding's weight is meant for the head.
+    what `activations` says of the embedding's weight is meant for the head. `plain`: a byte for
+    each code, for loaders that read no packed zero points or embeddings (transformers).
     """
     schemes: dict[str, Scheme] = {}
     dense: list[str] = []
@@ -65,7 +67,8 @@ def plan_layout(
         tensor, module = tensors[name], name.removesuffix(".weight")
         if isinstance(tensor, Quantized):
             tensor = _writable(tensor)
-            schemes[module] = _scheme(name, tensor.format, activations.get(name, Activations()))
+            scheme = _scheme(name, tensor.format, activations.get(name, Activations()))
+            schemes[module] = _plain(name, scheme) if plain else scheme
             embedding = module if is_embedding(module) else embedding
         elif module != name and len(tensor.shape) == 2 and not is_embedding(module):
             dense.append(module)
@@ -102,6 +105,20 @@ def _scheme(name: str, form: Affine | Codebook, activations: Activations) -> Sch
             "hold: round it again to a symmetric or zero_point format first"
         )
     return Scheme(form, activations, _layout(module, form, activations))
+
+
+def _plain(name: str, scheme: Scheme) -> Scheme:
+    """The same integers, a byte each; what is packed and loads everywhere stays so."""
+    if isinstance(scheme.format, Codebook) and scheme.layout == "slipstream-codebook":
+        raise UnsupportedError(
+            f"{name} is {scheme.format.name}, a codebook that only Slipstream reads from "
+            "compressed-tensors: export to gguf, or quantize to integers"
+        )
+    symmetric = isinstance(scheme.format, Affine) and scheme.format.zero == "symmetric"
+    keeps = scheme.layout == "mxfp4-pack-quantized" or symmetric
+    if keeps and not is_embedding(name.removesuffix(".weight")):
+        return scheme
+    return replace(scheme, layout="int-quantized")
 
 
 def _layout(module: str, form: Affine, activations: Activations) -> Layout:

@@ -11,14 +11,18 @@ from rich.console import Console
 
 from slipstream.backends.onnx_write import MODEL, write_onnx
 from slipstream.checkpoint.artifact import write_tokenizer
+from slipstream.checkpoint.compressed_tensors_plain import write_plain
+from slipstream.checkpoint.float8_write import write_float8
 from slipstream.checkpoint.gptq_write import SETTINGS, Library, write_gptq
 from slipstream.cli.export_gguf import StoredTensors, export_gguf, modelfile
 from slipstream.compress.gguf_round import KINDS
 from slipstream.errors import ArtifactError, UnsupportedError
 from slipstream.models.load import load
 from slipstream.models.model import Model
+from slipstream.optimize.write import whole_settings
 
-TARGETS = ("gguf", "modelfile", "gptq", "awq", "onnx")
+TARGETS = ("gguf", "modelfile", "gptq", "awq", "compressed-tensors", "fp8", "onnx")
+CONFIG = "config.json"
 
 
 def command(  # noqa: PLR0917  each argument is an option of the command line
@@ -50,6 +54,10 @@ def command(  # noqa: PLR0917  each argument is an option of the command line
         _write_folder(out, "Modelfile", lambda to: _modelfile(loaded, to, type, text, tokens))
     elif to == "onnx":
         _write_folder(out, MODEL, lambda to: _onnx(loaded, to))
+    elif to == "compressed-tensors":
+        _write_folder(out, CONFIG, lambda to: _plain(loaded, to))
+    elif to == "fp8":
+        _write_folder(out, CONFIG, lambda to: _float8(loaded, to))
     else:
         library: Library = "gptq" if to == "gptq" else "awq"
         _write_folder(out, SETTINGS, lambda to: _gptq(loaded, library, to))
@@ -68,6 +76,17 @@ def _onnx(model: Model, folder: Path) -> None:
 
 def _gptq(model: Model, library: Library, folder: Path) -> None:
     write_gptq(folder, library, model.checkpoint.config, StoredTensors(model))
+    _tokenizer(model, folder)
+
+
+def _plain(model: Model, folder: Path) -> None:
+    settings = whole_settings(model.activations)
+    write_plain(folder, model.checkpoint.config, StoredTensors(model), settings)
+    _tokenizer(model, folder)
+
+
+def _float8(model: Model, folder: Path) -> None:
+    write_float8(folder, model.checkpoint.config, StoredTensors(model))
     _tokenizer(model, folder)
 
 
