@@ -30,7 +30,7 @@ from slipstream.compress.passes.quantizers import Rtn
 from slipstream.compress.passes.share_layers import ShareLayers
 from slipstream.compress.preview import outlined, size_of
 from slipstream.compress.work import Edition, Pass
-from slipstream.formats.tensor import DenseTensor, Tensor, map_arrays
+from slipstream.formats.tensor import AffineTensor, DenseTensor, Tensor, map_arrays
 from slipstream.graph.ops import Activations
 from slipstream.machine import machine, thread_count
 from slipstream.models.load import load
@@ -50,7 +50,7 @@ STRUCTURE: dict[str, tuple[Pass, ...]] = {
     "the same, corrected by rank 16": (ShareLayers(every=2, weights="first", rank=16),),
     "low rank, half the numbers": (LowRank(share=0.5),),
 }
-FORMATS = {f"int{bits} g{group or 'row'}": Rtn(bits=bits, group=group)
+FORMATS = {f"int{bits} {'row' if group is None else f'g{group}'}": Rtn(bits=bits, group=group)
            for bits, group in ((8, None), (6, 64), (5, 64), (4, 64), (3, 64), (2, 64))}  # fmt: skip
 FEW_BITS = Rtn(bits=4, group=64)
 
@@ -122,12 +122,15 @@ def _dense(tensor: Tensor) -> DenseTensor:
 
 
 def filled(tensor: Tensor, random: np.random.Generator) -> Tensor:
-    """The same shapes and types with values: small floats, any codes."""
+    """The same shapes and types with values: small floats, any codes of the format."""
 
     def values(array: NDArray[Any]) -> NDArray[Any]:
-        if array.dtype.itemsize == 1:
-            return random.integers(0, 256, array.shape, np.uint8).view(array.dtype)
-        return (random.random(array.shape, np.float32) * 0.02).astype(array.dtype)
+        if not isinstance(tensor, AffineTensor) or array.dtype.itemsize > 1:
+            return (random.random(array.shape, np.float32) * 0.02).astype(array.dtype)
+        low, high = tensor.format.code_range
+        codes = random.integers(low, high, array.shape, np.int16, endpoint=True)
+        kind = np.uint8 if tensor.format.nibbles else np.int8
+        return (codes * 17 if tensor.format.nibbles else codes).astype(kind)
 
     return map_arrays(tensor, values)
 

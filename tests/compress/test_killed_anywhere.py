@@ -81,7 +81,7 @@ def bits_of(edition: Edition) -> dict[str, list[bytes]]:
     return found
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_killed_at_random_moments_it_ends_with_the_same_bits(
     seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

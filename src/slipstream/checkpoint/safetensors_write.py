@@ -38,7 +38,7 @@ def write_safetensors(
         os.chmod(name, 0o644)
         os.replace(name, path)
     except BaseException:
-        os.unlink(name)
+        Path(name).unlink(missing_ok=True)
         raise
     _sync_folder(path.parent)
 
