@@ -10,6 +10,7 @@ from slipstream.errors import UnsupportedError
 from slipstream.formats.affine import quantize_affine
 from slipstream.formats.tensor import Affine, DenseTensor
 from slipstream.graph.passes.fuse import fuse
+from slipstream.models.registry import blueprint_of
 
 onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnx")
@@ -68,6 +69,25 @@ def test_a_model_says_the_same_whole_and_step_by_step(tiny_of, tmp_path, name):
     for place in range(33, 36):
         one, past = step(run, graph, ids[place : place + 1], past, place)
         np.testing.assert_allclose(one[0, 0], expected[place], **tolerance)
+
+
+def test_centered_keys_are_centered_there_too(tiny_of, tmp_path):
+    tiny = tiny_of("llama")
+    config = {**tiny.checkpoint.config, "slipstream": {"kv": "int4", "kv_centered": True}}
+    blueprint = blueprint_of(config)
+    shifts = {n: s for n, s in blueprint.shapes.items() if n.endswith(".key_shift")}
+    draw = np.random.default_rng(1)
+    new = {n: DenseTensor(draw.normal(size=s).astype(np.float32)) for n, s in shifts.items()}
+    write_onnx(blueprint.graph, {**tiny.weights, **new}, tmp_path)
+    ids = tiny.prompts[-1][:24]
+    logits, past = step(session(tmp_path), blueprint.graph, ids, empty(blueprint.graph))
+    expected = truth(tiny.blueprint.graph, tiny.weights, ids)  # no softmax sees it
+    np.testing.assert_allclose(logits[0], expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
+    (tmp_path / "plain").mkdir()
+    write_onnx(tiny.blueprint.graph, tiny.weights, tmp_path / "plain")
+    plain = step(session(tmp_path / "plain"), tiny.blueprint.graph, ids, empty(blueprint.graph))[1]
+    key = next(name for name in past if name.endswith("key"))
+    assert not np.allclose(past[key], plain[key], atol=0.1)
 
 
 def test_padding_before_a_sequence_changes_nothing(tiny_of, tmp_path):

@@ -118,7 +118,10 @@ def reduced_config(edition: Edition, plan: Plan) -> dict[str, Any]:
     }
     section = {k: v for k, v in dict(config.get("slipstream") or {}).items() if k != "layers"}
     if section:
-        raise UnsupportedError("a model with shared or factored layers cannot be made smaller")
+        raise UnsupportedError(
+            "a model with shared or factored layers, or with a format of its keys, cannot be made "
+            "smaller: prune before share_layers, low_rank and kv_cache"
+        )
     if any(size != sizes[0] for size in sizes):
         section["layers"] = sizes
     config.pop("slipstream", None)
