@@ -35,9 +35,10 @@ def made(
     """
     folder = order.work / f"out-{recipe.stem}-{order.calibration}"
     told = folder.with_suffix(".json")
+    wanted = json.loads(json.dumps(chain.to_json()))  # lists, as they are read again
     if told.exists():
         facts = json.loads(told.read_text())
-        if facts.pop("recipe") == chain.to_json():
+        if facts.pop("recipe") == wanted:
             return folder, facts
     say(f"compressing by {recipe.name}")
     began = time.perf_counter()
@@ -50,7 +51,7 @@ def made(
         "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     }
     write(original, after, chain, folder)
-    told.write_text(json.dumps({"recipe": chain.to_json(), **facts}))
+    told.write_text(json.dumps({"recipe": wanted, **facts}))
     shutil.rmtree(run)
     return folder, facts
 

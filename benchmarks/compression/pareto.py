@@ -41,7 +41,7 @@ def draw(judge: Judge, theirs: list[Row], ours: list[Row], path: Path, note: str
             )
     goal = frontier(judge, theirs)
     if goal:
-        end = max(row.size_bytes for row in [*theirs, *ours]) / 1e6
+        end = max(row.size_bytes for row in [*theirs, *ours]) / 1e6 + 1
         xs, ys = [x for x, _ in goal] + [end], [y / 2 for _, y in goal]
         axes.stairs(ys, xs, baseline=None, color="tab:red", lw=1, ls="--", label="goal: half")
     axes.set(xlabel="file, MB", ylabel="KL to full precision, nats a token", yscale="log")
