@@ -33,8 +33,6 @@ os.environ["PYTHONPYCACHEPREFIX"] = BYTECODE.name
 COMMAND = [str(Path(sys.executable).with_name("slipstream"))]
 if not Path(COMMAND[0]).exists():  # a checkout, run with PYTHONPATH=src
     COMMAND = [sys.executable, "-m", "slipstream.cli.main"]
-    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-    os.environ.setdefault("PYTHONPYCACHEPREFIX", f"{tempfile.gettempdir()}/slipstream-bytecode")
 QUIET = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
 NOTHING_KEPT = {**os.environ, "SLIPSTREAM_PACKED_MB": "0"}
 GENERATE = [*COMMAND, "generate", MODEL, "-p", "Hello", "-n", "8"]

@@ -39,6 +39,8 @@ f32x16 function_of(int function, f32x16 x) {
       return bf16(x);
     case 12:
       return to_f32(as_i32(x));
+    case 14:
+      return exp2_down(x);
     default:
       return as_f32((shift_left<3>(as_i32(x)) | set1_i32(5)) - shift_right<7>(as_i32(x)));
   }

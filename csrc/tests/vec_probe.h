@@ -6,10 +6,10 @@
 
 namespace slipstream::test {
 
-constexpr int kUnaryCount = 14;
+constexpr int kUnaryCount = 15;
 inline const char* const kUnaryNames[kUnaryCount] = {
-    "exp",  "tanh", "erf",        "silu",   "gelu", "gelu_tanh", "relu",
-    "sqrt", "abs",  "round_even", "to_i32", "bf16", "to_f32",    "shifts"};
+    "exp", "tanh",       "erf",    "silu", "gelu",   "gelu_tanh", "relu",     "sqrt",
+    "abs", "round_even", "to_i32", "bf16", "to_f32", "shifts",    "exp2_down"};
 
 struct VecProbe {
   // out[16] = function(in[16]), by its place in kUnaryNames.
