@@ -139,13 +139,7 @@ void set_supers(SourceMatrix& source, const std::optional<AnyArray>& supers,
   if (minimum_supers) source.minimum_supers = super_data(*minimum_supers, source);
 }
 
-// formats/tensor.py's quantized records, array by array.
-int add_quantized(ProgramBuilder& builder, const AnyArray& codes, const std::string& kind,
-                  const AnyArray& scales, const std::optional<AnyArray>& offsets,
-                  const std::string& zero, const std::optional<AnyArray>& supers,
-                  const std::optional<AnyArray>& minimum_supers) {
-  SourceMatrix source;
-  source.code_format = code_format(kind);
+void set_codes(SourceMatrix& source, const AnyArray& codes) {
   const bool nibbles = bits_of_code(source.code_format) <= 4;
   if (nibbles) {
     source.codes = array_data<std::uint8_t>(codes, 2, "codes");
@@ -154,6 +148,16 @@ int add_quantized(ProgramBuilder& builder, const AnyArray& codes, const std::str
   }
   source.outputs = extent(codes, 0);
   source.inputs = extent(codes, 1) * (nibbles ? 2 : 1);
+}
+
+// formats/tensor.py's quantized records, array by array; `sparse`: two of four weights are zero.
+int add_quantized(ProgramBuilder& builder, const AnyArray& codes, const std::string& kind,
+                  const AnyArray& scales, const std::optional<AnyArray>& offsets,
+                  const std::string& zero, const std::optional<AnyArray>& supers,
+                  const std::optional<AnyArray>& minimum_supers, bool sparse) {
+  SourceMatrix source;
+  source.code_format = code_format(kind);
+  set_codes(source, codes);
   source.scales = scale_data(scales, "scales");
   source.scale_format = scale_format(scales);
   const std::int64_t groups = extent(scales, 1);
@@ -170,8 +174,23 @@ int add_quantized(ProgramBuilder& builder, const AnyArray& codes, const std::str
     throw std::invalid_argument("offsets are missing");
   }
   set_supers(source, supers, minimum_supers);
+  if (sparse) source.sparsity = Sparsity::two_of_four;
   nb::gil_scoped_release release;
   return builder.add_matrix(source);
+}
+
+// Whether symmetric codes, as add_quantized takes them, can be added with `sparse`.
+bool is_two_of_four(ProgramBuilder& builder, const AnyArray& codes, const std::string& kind) {
+  SourceMatrix source;
+  source.code_format = code_format(kind);
+  set_codes(source, codes);
+  nb::gil_scoped_release release;
+  return builder.is_two_of_four(source);
+}
+
+std::int64_t time_matrices(ProgramBuilder& builder, const std::vector<int>& matrices, int rows) {
+  nb::gil_scoped_release release;
+  return builder.time_matrices(matrices, rows);
 }
 
 int add_vector(ProgramBuilder& builder, const AnyArray& values) {
@@ -241,7 +260,9 @@ void bind_builder(nb::module_& module) {
       .def("add_dense", &add_dense)
       .def("add_quantized", &add_quantized, nb::arg("codes"), nb::arg("kind"), nb::arg("scales"),
            nb::arg("offsets").none(), nb::arg("zero"), nb::arg("supers").none() = nb::none(),
-           nb::arg("minimum_supers").none() = nb::none())
+           nb::arg("minimum_supers").none() = nb::none(), nb::arg("sparse") = false)
+      .def("is_two_of_four", &is_two_of_four)
+      .def("time_matrices", &time_matrices)
       .def("add_vector", &add_vector)
       .def("begin_node", &ProgramBuilder::begin_node)
       .def("finish", &ProgramBuilder::finish);

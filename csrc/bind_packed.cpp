@@ -12,8 +12,9 @@ namespace nb = nanobind;
 namespace slipstream {
 namespace {
 
-constexpr const char* kCodeNames[] = {"f32",  "f16",  "bf16", "int8", "int4",   "int2",
-                                      "int3", "int5", "int6", "nf4",  "iq4_nl", "mxfp4"};
+constexpr const char* kCodeNames[] = {"f32",    "f16",   "bf16",     "int8",    "int4",
+                                      "int2",   "int3",  "int5",     "int6",    "nf4",
+                                      "iq4_nl", "mxfp4", "int8_2:4", "int4_2:4"};
 constexpr const char* kScaleNames[] = {"f16", "f32", "e8m0", "nested"};
 
 template <class Format, std::size_t count>

@@ -4,12 +4,13 @@
 //   bench_linear [--isa NAME] [--threads N] [--rows 1,4,512] [--shapes 576x1536,…] [--formats …]
 //   [--seconds S]
 //
-// Further formats: int2 int3 int5 int6 nf4 iq4_nl mxfp4, and q2_k … q6_k as GGML has them (shapes
-// of multiples of 256 inputs). Formats: int4, int4min (f16 scales and minimums, group 32),
-// int4g128, int8, f32in (int4min with float32 rows), bf16, f32. Each line is the best of the
-// repetitions that fit in the time: what the kernel can do when left alone. The weights of one run
-// rotate over enough copies to leave the caches (--cached keeps one copy). Time is the thread's own
-// processor time with --busy, for machines that others use too; else the clock on the wall.
+// Further formats: int8_2:4 int4_2:4 (random places), int2 int3 int5 int6 nf4 iq4_nl mxfp4, and
+// q2_k … q6_k as GGML has them (shapes of multiples of 256 inputs). Formats: int4, int4min (f16
+// scales and minimums, group 32), int4g128, int8, f32in (int4min with float32 rows), bf16, f32.
+// Each line is the best of the repetitions that fit in the time: what the kernel can do when left
+// alone. The weights of one run rotate over enough copies to leave the caches (--cached keeps one
+// copy). Time is the thread's own processor time with --busy, for machines that others use too;
+// else the clock on the wall.
 #include <time.h>
 
 #include <algorithm>
@@ -89,6 +90,8 @@ MatrixFormat format_of(const std::string& name) {
   if (name == "int4") return affine(CodeFormat::int4, 32, false);
   if (name == "int4min" || name == "f32in") return affine(CodeFormat::int4, 32, true);
   if (name == "int4g128") return affine(CodeFormat::int4, 128, false);
+  if (name == "int8_2:4") return affine(CodeFormat::int8_2of4, 32, false);
+  if (name == "int4_2:4") return affine(CodeFormat::int4_2of4, 32, false);
   if (name == "int8") return affine(CodeFormat::int8, 32, false);
   if (name == "int2") return affine(CodeFormat::int2, 32, false);
   if (name == "int3") return affine(CodeFormat::int3, 32, false);

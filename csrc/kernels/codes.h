@@ -22,6 +22,8 @@ enum class CodeFormat {
   nf4,
   iq4_nl,
   mxfp4,
+  int8_2of4,  // of each four inputs, two that are not zero
+  int4_2of4,
 };
 
 // Levels of the 4-bit codebooks; formats/codebook.py has them too, and says where they come from.
@@ -37,9 +39,17 @@ struct E2m1 {
   static constexpr int8_t levels[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
 };
 
-SLIPSTREAM_INLINE bool is_codebook(CodeFormat format) { return format >= CodeFormat::nf4; }
+SLIPSTREAM_INLINE bool is_codebook(CodeFormat format) {
+  return format >= CodeFormat::nf4 && format <= CodeFormat::mxfp4;
+}
+SLIPSTREAM_INLINE bool is_sparse(CodeFormat format) { return format >= CodeFormat::int8_2of4; }
 
-// Bits of a code as it is packed.
+// Whether kernels unpack codes to int8, and not to numbers from 0 on.
+SLIPSTREAM_INLINE bool has_signed_codes(CodeFormat format) {
+  return format == CodeFormat::int8 || is_codebook(format) || is_sparse(format);
+}
+
+// Bits of a weight as it is packed, the place of a sparse one included.
 SLIPSTREAM_INLINE int bits_of_code(CodeFormat format) {
   switch (format) {
     case CodeFormat::f32:
@@ -52,8 +62,10 @@ SLIPSTREAM_INLINE int bits_of_code(CodeFormat format) {
     case CodeFormat::int2:
       return 2;
     case CodeFormat::int3:
+    case CodeFormat::int4_2of4:
       return 3;
     case CodeFormat::int5:
+    case CodeFormat::int8_2of4:
       return 5;
     case CodeFormat::int6:
       return 6;
@@ -63,9 +75,9 @@ SLIPSTREAM_INLINE int bits_of_code(CodeFormat format) {
 }
 
 // Codes of fewer than 8 bits are packed from 0 on; this one stands for 0 where there is no minimum.
-// int8 and the levels of codebooks are signed.
+// int8, the levels of codebooks and sparse codes are signed.
 SLIPSTREAM_INLINE int zero_code(CodeFormat format, bool has_minimums) {
-  if (format == CodeFormat::int8 || is_codebook(format) || has_minimums) return 0;
+  if (has_signed_codes(format) || has_minimums) return 0;
   return 1 << (bits_of_code(format) - 1);
 }
 

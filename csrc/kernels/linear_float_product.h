@@ -3,6 +3,7 @@
 #pragma once
 
 #include "kernels/linear_float.h"
+#include "kernels/linear_sparse.h"
 
 namespace slipstream::SLIPSTREAM_ISA {
 
@@ -53,6 +54,10 @@ class FloatProduct {
         return blocked<DecodeUnit<PackedLevels<Iq4>>>(index, outs[0]);
       case CodeFormat::mxfp4:
         return blocked<DecodeUnit<PackedLevels<E2m1>>>(index, outs[0]);
+      case CodeFormat::int8_2of4:
+        return blocked<DecodeUnit<Sparse8>>(index, outs[0]);
+      case CodeFormat::int4_2of4:
+        return blocked<DecodeUnit<Sparse4>>(index, outs[0]);
     }
   }
 

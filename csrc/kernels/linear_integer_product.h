@@ -3,6 +3,7 @@
 #pragma once
 
 #include "kernels/linear_integer.h"
+#include "kernels/linear_sparse.h"
 #if defined(SLIPSTREAM_ISA_AMX)
 #include "kernels/linear_tiles.h"
 #endif
@@ -40,7 +41,7 @@ class IntegerProduct {
     const Panel loose = unpack(packed);
     Range rows = all();
     const int bits = bits_of_code(matrix_.format().codes);
-    const bool unsigned_codes = bits < 8 && !is_codebook(matrix_.format().codes);
+    const bool unsigned_codes = !has_signed_codes(matrix_.format().codes);
 #if defined(SLIPSTREAM_ISA_AMX)
     rows.begin = tile_rows(loose, merging_, rows_, unsigned_codes, row_count_, out);
 #endif
@@ -72,6 +73,10 @@ class IntegerProduct {
         return direct_rows<PackedLevels<Iq4>>(packed, out);
       case CodeFormat::mxfp4:
         return direct_rows<PackedLevels<E2m1>>(packed, out);
+      case CodeFormat::int8_2of4:
+        return sparse_rows<Sparse8>(packed, merging_, rows_, all(), out, ahead());
+      case CodeFormat::int4_2of4:
+        return sparse_rows<Sparse4>(packed, merging_, rows_, all(), out, ahead());
       default:
         __builtin_unreachable();  // merge_group refuses dense matrices
     }
@@ -79,8 +84,11 @@ class IntegerProduct {
 
   template <class Codes>
   void direct_rows(const Panel& packed, const PanelOutput& out) const {
-    const Ahead ahead{int64_t(matrix_.panel_bytes()) / merging_.groups, choice_.prefetch_bytes};
-    integer_rows<Codes>(packed, merging_, rows_, all(), out, ahead);
+    integer_rows<Codes>(packed, merging_, rows_, all(), out, ahead());
+  }
+
+  Ahead ahead() const {
+    return {int64_t(matrix_.panel_bytes()) / merging_.groups, choice_.prefetch_bytes};
   }
 
   static Merging merging_of(const ActivationBlock& x, const PackedMatrix& matrix) {
@@ -95,7 +103,7 @@ class IntegerProduct {
   // What the integer sums hold beyond Σ a·q: (zero + offset) · Σa.
   int32_t sum_excess() const {
     const MatrixFormat& format = matrix_.format();
-    if (format.codes == CodeFormat::int8 || is_codebook(format.codes)) return kSignedOffset;
+    if (has_signed_codes(format.codes)) return kSignedOffset;
     return zero_code(format.codes, format.has_minimums);
   }
 
@@ -170,6 +178,10 @@ class IntegerProduct {
         return loosened<PackedLevels<Iq4>>(codes);
       case CodeFormat::mxfp4:
         return loosened<PackedLevels<E2m1>>(codes);
+      case CodeFormat::int8_2of4:
+        return loosened<Sparse8>(codes);
+      case CodeFormat::int4_2of4:
+        return loosened<Sparse4>(codes);
       default:
         return codes;
     }

@@ -182,6 +182,10 @@ void embed_row(const PackedMatrix& matrix, int64_t output, float* out) {
       return embed<DecodeUnit<PackedLevels<Iq4>>>(matrix, output, out);
     case CodeFormat::mxfp4:
       return embed<DecodeUnit<PackedLevels<E2m1>>>(matrix, output, out);
+    case CodeFormat::int8_2of4:
+      return embed<DecodeUnit<Sparse8>>(matrix, output, out);
+    case CodeFormat::int4_2of4:
+      return embed<DecodeUnit<Sparse4>>(matrix, output, out);
   }
 }
 

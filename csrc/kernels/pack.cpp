@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "kernels/pack_codes.h"
+#include "kernels/pack_sparse.h"
 
 namespace slipstream {
 namespace {
@@ -56,6 +57,8 @@ void check(const MatrixFormat& format, int64_t outputs, int64_t inputs) {
     throw std::invalid_argument("codes of 4 bits and fewer need an even number of inputs");
   if (is_codebook(format.codes) && format.has_minimums)
     throw std::invalid_argument("a codebook has no minimums");
+  if (is_sparse(format.codes) && (format.has_minimums || format.scales == ScaleFormat::nested))
+    throw std::invalid_argument("sparse weights have plain scales and no minimums");
   if (format.minimums == ScaleFormat::e8m0)
     throw std::invalid_argument("minimums are no powers of two");
   if (format.group < 1) throw std::invalid_argument("an integer matrix has groups");
@@ -114,6 +117,12 @@ void PackedMatrix::lay_out() {
 MatrixFormat packed_format(const SourceMatrix& source) {
   MatrixFormat format;
   format.codes = source.code_format;
+  if (source.sparsity != Sparsity::none) {
+    if (!can_be_sparse(source))
+      throw std::invalid_argument("only symmetric codes of 4 or 8 bits can be packed sparse");
+    const bool nibbles = source.code_format == CodeFormat::int4;
+    format.codes = nibbles ? CodeFormat::int4_2of4 : CodeFormat::int8_2of4;
+  }
   if (format.dense()) return format;
   format.group = source.group;
   format.scales = source.scale_format;

@@ -14,6 +14,9 @@
 //     int3  int2, then 32 bytes of third bits: bit s of byte [o][4] for o < 8, bit 4 + s for o - 8
 //     int5  twice int4, then 32 bytes of fifth bits, as int3's third
 //     int6  twice int4, then the upper two bits as int2
+//   2 of 4: of each four inputs the two codes that may differ from zero, 16 inputs at a time:
+//     int8  two octets [o][4], codes 0 and 1 of the first four inputs, 2 and 3 of the next, then
+//           32 bytes of places, two bits each: isa/chosen.h. int4: the octets as nibbles of one
 //   nested scales are int8 [groups][16], then f16 [supers][16]; minimums likewise.
 //
 // Outputs are padded to 16 and inputs to 64, with zero codes; padded outputs have zero scales.
@@ -29,7 +32,7 @@
 
 namespace slipstream {
 
-constexpr int kPackedLayout = 2;  // raise it when what lies in a panel changes: files hold panels
+constexpr int kPackedLayout = 3;  // raise it when what lies in a panel changes: files hold panels
 constexpr int64_t kPanelOutputs = 16;
 constexpr int64_t kInputPadding = 64;
 
@@ -58,6 +61,9 @@ struct MatrixFormat {
 // What an affine matrix adds: nothing, a float minimum, or an integer zero point.
 enum class OffsetFormat { none, minimum_f16, minimum_f32, zero_u8, zero_i8, minimum_nested };
 
+// Which zeros of a matrix are left out when it is packed.
+enum class Sparsity { none, two_of_four };
+
 // The canonical arrays of one matrix, row-major and contiguous; borrowed. G = inputs / group.
 struct SourceMatrix {
   int64_t outputs = 0;
@@ -74,6 +80,7 @@ struct SourceMatrix {
   int64_t super_count = 0;                   // of a row, where scales are nested
   const uint16_t* supers = nullptr;          // f16 [O, super_count]
   const uint16_t* minimum_supers = nullptr;  // likewise, for minimum_nested
+  Sparsity sparsity = Sparsity::none;        // two_of_four: see pack_sparse.h
 };
 
 class PackedMatrix {
@@ -138,7 +145,7 @@ class PackedMatrix {
 };
 
 // The format that `source` is packed into: its own, with a zero point z turned into the float32
-// minimum -scale·z.
+// minimum -scale·z. std::invalid_argument where it shall be sparse and cannot be.
 MatrixFormat packed_format(const SourceMatrix& source);
 
 // Fills panels [panels.begin, panels.end) of `packed`, which has packed_format(source). Ranges that

@@ -5,6 +5,8 @@
 #include <cstring>
 #include <stdexcept>
 
+#include "kernels/pack_sparse.h"
+
 namespace slipstream {
 namespace {
 
@@ -187,6 +189,7 @@ float float_from_half(uint16_t half) {
 }
 
 void pack_codes(const SourceMatrix& source, PackedMatrix& packed, int64_t panel) {
+  if (is_sparse(packed.format().codes)) return pack_sparse(source, packed, panel);
   const PanelOutputs outputs = panel_outputs(source, panel);
   std::byte* memory = packed.codes(panel);
   switch (source.code_format) {
@@ -208,6 +211,9 @@ void pack_codes(const SourceMatrix& source, PackedMatrix& packed, int64_t panel)
     case CodeFormat::int5:
     case CodeFormat::int6:
       return pack_planes(source, outputs, memory);
+    case CodeFormat::int8_2of4:
+    case CodeFormat::int4_2of4:
+      break;  // never of a source
   }
   throw std::invalid_argument("unknown code format");
 }

@@ -57,6 +57,10 @@ class ProgramBuilder {
   ProgramBuilder(int threads, Isa isa, KVType kv_type);
 
   int add_matrix(const SourceMatrix& source);
+  // Whether the matrix could be added with Sparsity::two_of_four.
+  bool is_two_of_four(const SourceMatrix& source);
+  // Nanoseconds of `rows` rows times each of these matrices of one shape, on the team.
+  std::int64_t time_matrices(const std::vector<int>& matrices, int rows);
   // A matrix that was packed before.
   int add_packed(PackedMatrix matrix);
   // What `add_matrix` made, for whoever wants to keep it.

@@ -36,6 +36,10 @@ std::string code_word(CodeFormat codes) {
       return "iq4_nl";
     case CodeFormat::mxfp4:
       return "mxfp4";
+    case CodeFormat::int8_2of4:
+      return "int8_2:4";
+    case CodeFormat::int4_2of4:
+      return "int4_2:4";
   }
   return "other";
 }

@@ -60,6 +60,7 @@ __m512i set1(Element x) {
 }
 inline __m512i set1_epi32(int32_t x) { return set1<int32_t>(x); }
 inline __m512i set1_epi8(char x) { return set1<char>(x); }
+inline __m512i set1_epi64(int64_t x) { return set1<int64_t>(x); }
 inline __m512i setzero_si512() { return set1_epi32(0); }
 
 inline __m512 loadu_ps(const void* p) {
@@ -248,6 +249,19 @@ inline __m512i shuffle_epi8(__m512i table, __m512i index) {
   return pack<__m512i>(out);
 }
 
+inline __m512i maskz_shuffle_epi8(__mmask64 mask, __m512i table, __m512i index) {
+  Lanes<uint8_t> out = lanes<uint8_t>(shuffle_epi8(table, index));
+  for (int i = 0; i < 64; ++i)
+    if (!(mask >> i & 1)) out.lane[i] = 0;
+  return pack<__m512i>(out);
+}
+inline __mmask64 cmpeq_epi8_mask(__m512i a, __m512i b) {
+  uint64_t mask = 0;
+  for (int i = 0; i < 64; ++i)
+    mask |= uint64_t(lanes<uint8_t>(a).lane[i] == lanes<uint8_t>(b).lane[i]) << i;
+  return __mmask64(mask);
+}
+
 // VPDPBUSD: each 32-bit lane gains the sum of four unsigned (a) × signed (b) byte products.
 inline __m512i dpbusd_epi32(__m512i sum, __m512i a, __m512i b) {
   Lanes<int32_t> out = lanes<int32_t>(sum);
@@ -265,6 +279,7 @@ inline __m512i dpbusd_epi32(__m512i sum, __m512i a, __m512i b) {
 #define _mm512_setzero_ps ::slipstream::emulated::setzero_ps
 #define _mm512_set1_epi32 ::slipstream::emulated::set1_epi32
 #define _mm512_set1_epi8 ::slipstream::emulated::set1_epi8
+#define _mm512_set1_epi64 ::slipstream::emulated::set1_epi64
 #define _mm512_setzero_si512 ::slipstream::emulated::setzero_si512
 #define _mm512_loadu_ps ::slipstream::emulated::loadu_ps
 #define _mm512_loadu_si512 ::slipstream::emulated::loadu_si512
@@ -316,4 +331,6 @@ inline __m512i dpbusd_epi32(__m512i sum, __m512i a, __m512i b) {
 #undef _mm512_inserti64x4
 #define _mm512_inserti64x4 ::slipstream::emulated::inserti64x4
 #define _mm512_shuffle_epi8 ::slipstream::emulated::shuffle_epi8
+#define _mm512_maskz_shuffle_epi8 ::slipstream::emulated::maskz_shuffle_epi8
+#define _mm512_cmpeq_epi8_mask ::slipstream::emulated::cmpeq_epi8_mask
 #define _mm512_dpbusd_epi32 ::slipstream::emulated::dpbusd_epi32

@@ -23,6 +23,7 @@ struct Shape {
   OffsetFormat offsets;
   int64_t activation_group;  // -1: float32 rows; 0: one scale a row
   int64_t supers = 0;        // of a row, where scales are nested
+  Sparsity sparsity = Sparsity::none;
 
   int64_t resolved_activation_group() const {
     return activation_group == 0 ? inputs : std::min(activation_group, inputs);
@@ -31,7 +32,8 @@ struct Shape {
     return "rows " + std::to_string(rows) + " outputs " + std::to_string(outputs) + " inputs " +
            std::to_string(inputs) + " codes " + std::to_string(int(codes)) + " group " +
            std::to_string(group) + " scales " + std::to_string(int(scales)) + " offsets " +
-           std::to_string(int(offsets)) + " activations " + std::to_string(activation_group);
+           std::to_string(int(offsets)) + " activations " + std::to_string(activation_group) +
+           " sparsity " + std::to_string(int(sparsity));
   }
 };
 
@@ -58,9 +60,9 @@ struct Case {
   int64_t groups() const { return shape.group ? shape.inputs / shape.group : 0; }
 
   SourceMatrix source() const {
-    return {shape.outputs,  shape.inputs, shape.codes,   codes.data(),
-            shape.group,    shape.scales, scales.data(), shape.offsets,
-            offsets.data(), shape.supers, supers.data(), minimum_supers.data()};
+    return {shape.outputs, shape.inputs,          shape.codes,   codes.data(),   shape.group,
+            shape.scales,  scales.data(),         shape.offsets, offsets.data(), shape.supers,
+            supers.data(), minimum_supers.data(), shape.sparsity};
   }
   int bits() const { return bits_of_code(shape.codes); }
 

@@ -84,6 +84,27 @@ inline void fill_codes(Case& c, Random& random) {
   }
 }
 
+// Two of each four weights are zero, now and then more; one output in five is wholly zero.
+inline void thin_out(Case& c, Random& random) {
+  const Shape& s = c.shape;
+  const auto clear = [&](int64_t at) {
+    if (s.codes == CodeFormat::int8)
+      c.codes[size_t(at)] = 0;
+    else
+      c.codes[size_t(at / 2)] =
+          uint8_t((c.codes[size_t(at / 2)] & (at % 2 ? 15 : 240)) | 8 << at % 2 * 4);
+  };
+  for (int64_t o = 0; o < s.outputs; ++o) {
+    const bool empty = random.integer(0, 4) == 0;
+    for (int64_t k = 0; k < s.inputs; k += 4) {
+      const int64_t kept = empty ? 0 : random.pick({1, 2, 2, 2});
+      const int64_t first = random.integer(0, 3), second = random.integer(0, 3);
+      for (int64_t i = 0; i < std::min<int64_t>(4, s.inputs - k); ++i)
+        if (kept == 0 || (i != first && (kept == 1 || i != second))) clear(o * s.inputs + k + i);
+    }
+  }
+}
+
 inline void fill_scales(Case& c, Random& random) {
   const Shape& shape = c.shape;
   const bool wild = random.integer(0, 3) == 0;
@@ -119,6 +140,7 @@ inline Case make_case(const Shape& shape, uint32_t seed) {
   Case c;
   c.shape = shape;
   fill_codes(c, random);
+  if (shape.sparsity == Sparsity::two_of_four) thin_out(c, random);
   fill_scales(c, random);
   for (int64_t o = 0; o < shape.outputs; ++o) c.bias.push_back(random.normal(1.0f));
   const bool saturated = random.integer(0, 3) == 0;  // every activation becomes ±127

@@ -45,6 +45,16 @@ Shape random_affine(Random& random, CodeFormat codes) {
   return s;
 }
 
+// Two of four weights, as pruning leaves them.
+Shape random_sparse(Random& random, CodeFormat codes) {
+  Shape s = random_affine(random, codes);
+  s.offsets = OffsetFormat::none;
+  if (s.scales == ScaleFormat::nested) s.scales = ScaleFormat::f16;
+  s.supers = 0;
+  s.sparsity = Sparsity::two_of_four;
+  return s;
+}
+
 Shape random_dense(Random& random, CodeFormat codes) {
   Shape s{};
   s.codes = codes;
@@ -90,6 +100,12 @@ void check_large() {
   check_case({70, 40, 1024, CodeFormat::int4, 128, ScaleFormat::f16, OffsetFormat::none, 128}, 2);
   check_case({70, 40, 1024, CodeFormat::int8, 64, ScaleFormat::f32, OffsetFormat::none, 64}, 3);
   check_case({130, 40, 576, CodeFormat::bf16, 0, ScaleFormat::f32, OffsetFormat::none, -1}, 4);
+  check_case({70, 40, 1024, CodeFormat::int8, 64, ScaleFormat::f32, OffsetFormat::none, 64, 0,
+              Sparsity::two_of_four},
+             5);
+  check_case({70, 40, 576, CodeFormat::int4, 32, ScaleFormat::f16, OffsetFormat::none, 32, 0,
+              Sparsity::two_of_four},
+             6);
 }
 
 }  // namespace
@@ -110,6 +126,11 @@ int main(int argc, char** argv) {
          slipstream::CodeFormat::bf16});
     const bool affine = codes >= slipstream::CodeFormat::int8;
     check_case(affine ? random_affine(random, codes) : random_dense(random, codes), seed + 10 * i);
+  }
+  for (uint32_t i = 0; i < uint32_t(cases) / 3; ++i) {
+    Random random(seed + 10 * i + 5);
+    const auto codes = random.pick({slipstream::CodeFormat::int8, slipstream::CodeFormat::int4});
+    check_case(random_sparse(random, codes), seed + 10 * i + 5);
   }
   check_large();
   return report("linear");

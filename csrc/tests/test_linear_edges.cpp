@@ -2,6 +2,7 @@
 // infinity, and what is refused. Every instruction set gives the bits of the plain loops.
 #include <stdexcept>
 
+#include "kernels/pack_sparse.h"
 #include "tests/check.h"
 #include "tests/linear_candidates.h"
 #include "tests/linear_random.h"
@@ -107,6 +108,42 @@ void test_an_embedding_is_the_dequantized_row() {
     }
 }
 
+void test_an_embedding_of_sparse_weights_is_the_dense_one() {
+  for (const CodeFormat codes : {CodeFormat::int8, CodeFormat::int4}) {
+    Shape shape{1, 19, 90, codes, 90, ScaleFormat::f16, OffsetFormat::none, -1};
+    shape.sparsity = Sparsity::two_of_four;
+    Case c = make_case(shape, 10);
+    const PackedMatrix sparse = pack(c.source());
+    c.shape.sparsity = Sparsity::none;
+    const PackedMatrix dense = pack(c.source());
+    CHECK(sparse.size_bytes() < dense.size_bytes(), "codes %d: not smaller", int(codes));
+    for (const Candidate& candidate : candidates())
+      for (int64_t o = 0; o < 19; ++o) {
+        std::vector<float> got(90), expected(90);
+        candidate.kernels->embed_row(sparse, o, got.data());
+        candidate.kernels->embed_row(dense, o, expected.data());
+        CHECK(first_difference(got, expected) < 0, "%s codes %d", candidate.name.c_str(),
+              int(codes));
+      }
+  }
+}
+
+void test_two_of_four_is_seen_output_by_output() {
+  for (const CodeFormat codes : {CodeFormat::int8, CodeFormat::int4}) {
+    const int64_t width = codes == CodeFormat::int8 ? 10 : 5;  // bytes of ten inputs
+    const uint8_t none = codes == CodeFormat::int8 ? 0 : 0x88;
+    Shape shape{1, 3, 10, codes, 10, ScaleFormat::f16, OffsetFormat::none, -1};
+    Case c = make_case(shape, 13);
+    c.codes.assign(size_t(3 * width), none);
+    c.codes[size_t(width)] = 0x11;       // output 1: the first inputs, one or two of them
+    c.codes[size_t(3 * width - 1)] = 1;  // output 2: the last one or two
+    CHECK(two_of_four(c.source(), {0, 3}), "codes %d: sparse", int(codes));
+    for (int64_t i = 0; i < (codes == CodeFormat::int8 ? 4 : 2); ++i) c.codes[size_t(i)] = 0x11;
+    CHECK(!two_of_four(c.source(), {0, 3}), "codes %d: four of four", int(codes));
+    CHECK(two_of_four(c.source(), {1, 3}), "codes %d: only the first is full", int(codes));
+  }
+}
+
 void test_nan_and_infinity_stay_in_their_rows() {
   for (const int64_t activation_group : {int64_t(32), int64_t(-1)}) {
     Shape shape = kInt4;
@@ -168,6 +205,13 @@ void test_what_has_no_kernel_is_refused() {
   CHECK(refuses([&] { PackedMatrix({CodeFormat::nf4, 32, {}, true, {}}, 16, 64); }),
         "a codebook with minimums");
   CHECK(refuses([&] { PackedMatrix({}, 0, 64); }), "no outputs");
+  Case full = make_case(kInt4, 14);
+  full.shape.sparsity = Sparsity::two_of_four;
+  CHECK(refuses([&] { pack(full.source()); }), "more than two of four as sparse");
+  full.shape.offsets = OffsetFormat::minimum_f16;
+  CHECK(refuses([&] { packed_format(full.source()); }), "sparse weights with minimums");
+  CHECK(refuses([&] { PackedMatrix({CodeFormat::int8_2of4, 32, {}, true, {}}, 16, 64); }),
+        "a sparse format with minimums");
   const PackedMatrix g48({CodeFormat::int8, 48, ScaleFormat::f32, false, {}}, 16, 96);
   CHECK(refuses([&] { merge_group(g48, 32); }), "groups 48 and 32");
   CHECK(merge_group(g48, 16) == 16 && merge_group(g48, 0) == 48, "groups 48 and 16");
@@ -183,6 +227,8 @@ int main() {
   test_rows_are_rounded_as_the_naive_loop_does();
   test_a_gated_product_is_its_two_products_and_the_gate();
   test_an_embedding_is_the_dequantized_row();
+  test_an_embedding_of_sparse_weights_is_the_dense_one();
+  test_two_of_four_is_seen_output_by_output();
   test_nan_and_infinity_stay_in_their_rows();
   test_packing_in_ranges_is_packing_at_once();
   test_what_has_no_kernel_is_refused();

@@ -18,6 +18,7 @@ from slipstream.backends.native_weights import (
     packed_weights,
 )
 from slipstream.backends.packed_cache import PackedCache, default_cache, packed_key
+from slipstream.backends.sparse_forms import SparseForms, SparseMode, resolved
 from slipstream.formats.tensor import Tensor
 
 
@@ -44,29 +45,42 @@ class WeightsSource:
             self.writer.join()
 
 
-def packed_path(identity: str, names: Sequence[str]) -> Path | None:
+def packed_path(
+    identity: str, names: Sequence[str], sparse: SparseMode = "measured"
+) -> Path | None:
     """Where the packed form of these weights is, or would be; None where nothing is kept."""
     cache = default_cache()
     if cache is None:
         return None
-    return cache.path(packed_key(identity, names, native_module().PACKED_LAYOUT))
+    return cache.path(_key(identity, names, resolved(sparse)))
 
 
 def load_weights(
-    builder: Any, weights: Mapping[str, Tensor], names: Sequence[str], identity: str | None
+    builder: Any,
+    weights: Mapping[str, Tensor],
+    names: Sequence[str],
+    identity: str | None,
+    sparse: SparseForms,
 ) -> tuple[PackedWeights, WeightsSource]:
-    """The weights in the builder, mapped if they can be. `identity` None: nothing is kept."""
+    """The weights in the builder, mapped if they can be. `identity` None: nothing is kept.
+
+    What was mapped has the forms that were chosen when it was packed.
+    """
     cache = None if identity is None else default_cache()
     if cache is None or identity is None:
-        return pack_weights(builder, weights, names), WeightsSource("packed")
-    key = packed_key(identity, names, native_module().PACKED_LAYOUT)
+        return pack_weights(builder, weights, names, sparse), WeightsSource("packed")
+    key = _key(identity, names, sparse.mode)
     mapped = _mapped(builder, cache, key, names)
     if mapped is not None:
         return mapped, WeightsSource("mapped", cache.path(key))
-    packed = pack_weights(builder, weights, names)
+    packed = pack_weights(builder, weights, names, sparse)
     kept = packed_weights(builder, packed)
     writer = threading.Thread(target=cache.store, args=(key, kept), name="packed weights")
     return packed, WeightsSource("packed", cache.path(key), writer)
+
+
+def _key(identity: str, names: Sequence[str], sparse: SparseMode) -> str:
+    return packed_key(identity, [*names, f"sparse {sparse}"], native_module().PACKED_LAYOUT)
 
 
 def _mapped(

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slipstream.backends.packed_file import PackedWeight
+from slipstream.backends.sparse_forms import SparseForms
 from slipstream.formats.tensor import CodebookTensor, DenseTensor, Tensor, arrays_of, map_arrays
 
 READ_AHEAD = 3  # tensors: the reader of a GGUF file is about as fast as two packing threads
@@ -29,13 +30,19 @@ class PackedWeights:
 
 
 def pack_weights(
-    builder: Any, weights: Mapping[str, Tensor], names: Sequence[str]
+    builder: Any,
+    weights: Mapping[str, Tensor],
+    names: Sequence[str],
+    sparse: SparseForms | None = None,
 ) -> PackedWeights:
-    """Packs every matrix once; keeps one-dimensional weights in float32."""
+    """Packs every matrix once, without its zeros where `sparse` says so; keeps one-dimensional
+    weights in float32.
+    """
     packed = PackedWeights()
     for name, tensor in _read_ahead(weights, names):
         if len(tensor.shape) == 2:
-            packed.matrices[name] = _add_matrix(builder, tensor)
+            thin = sparse is not None and sparse.wanted(builder, tensor, add_matrix)
+            packed.matrices[name] = add_matrix(builder, tensor, thin)
         else:
             packed.vectors[name] = np.array(tensor.dequantize(), np.float32).ravel()
         packed.outlines[name] = _outline(tensor)
@@ -93,7 +100,10 @@ def _flat(array: NDArray[Any]) -> NDArray[Any]:
     return np.broadcast_to(np.zeros((), array.dtype), array.shape)
 
 
-def _add_matrix(builder: Any, tensor: Tensor) -> int:
+def add_matrix(builder: Any, tensor: Tensor, sparse: bool = False) -> int:
+    """The builder's number of the matrix. ValueError where it has no kernel, or cannot be
+    `sparse`.
+    """
     if isinstance(tensor, DenseTensor):
         return _add_dense(builder, tensor)
     arrays = {name: _bits_of_half(array) for name, array in arrays_of(tensor).items()}
@@ -110,6 +120,7 @@ def _add_matrix(builder: Any, tensor: Tensor) -> int:
         zero,
         arrays.get("supers"),
         arrays.get("minimum_supers"),
+        sparse=sparse,
     )
     return number
 

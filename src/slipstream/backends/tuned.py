@@ -6,15 +6,13 @@ the packed weights. SLIPSTREAM_TUNE=0 leaves all at their defaults; `slipstream 
 --tune` times again. A damaged file is ignored and written anew.
 """
 
-import contextlib
-import json
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from slipstream.backends.choice_file import read_choices, write_choices
 from slipstream.backends.tuning import (
     ROWS_TIMED,
     Choice,
@@ -26,13 +24,12 @@ from slipstream.backends.tuning import (
 )
 from slipstream.machine import cache_dir, machine, tuning_wanted
 
-VERSION = 1  # of the file, of the plans and of the kernels they choose among
 TUNING_S, REDO_S = 0.8, 10.0  # of a first start; of somebody who asks for it
 BYTES_MIN = 16 << 20  # of a program's linears: a smaller one has no step worth the time
 STREAMED_BYTES = 3 << 20  # of weights in a sample of one row, so that they come from memory
 VALUE_MOST = 1 << 20
 
-Choices = dict[str, dict[RowClass, Choice]]  # by shape
+Choices = dict[str, dict[RowClass, Choice[LinearPlan]]]  # by shape
 
 
 class LinearHandle(Protocol):
@@ -155,20 +152,14 @@ def _sample_cost(item: _Item, clock: Callable[[], float]) -> float:
 
 def load(path: Path) -> Choices | None:
     """What `store` wrote there; None when it is missing, damaged or of another version."""
-    try:
-        data = json.loads(path.read_text())
-        if data["version"] != VERSION:
-            return None
-        return {str(shape): _read_shape(rows) for shape, rows in data["shapes"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None
+    return read_choices(path, _read_shape)
 
 
-def _read_shape(data: Mapping[str, Any]) -> dict[RowClass, Choice]:
+def _read_shape(data: Mapping[str, Any]) -> dict[RowClass, Choice[LinearPlan]]:
     return {rows: _read_choice(data[rows]) for rows in ROWS_TIMED}
 
 
-def _read_choice(data: Mapping[str, Any]) -> Choice:
+def _read_choice(data: Mapping[str, Any]) -> Choice[LinearPlan]:
     plan = None
     if data["plan"] is not None:
         plan = LinearPlan(**data["plan"])
@@ -186,11 +177,4 @@ def store(path: Path, choices: Choices) -> None:
         shape: {rows: asdict(choice) for rows, choice in by_rows.items()}
         for shape, by_rows in choices.items()
     }
-    part = path.with_suffix(f".{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(json.dumps({"version": VERSION, "shapes": shapes}, indent=1))
-        part.replace(path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
+    write_choices(path, shapes)

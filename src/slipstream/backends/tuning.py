@@ -7,8 +7,9 @@ give the same bits (csrc/kernels/linear.h), so a choice changes time and nothing
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Generic, TypeVar
 
 ROUNDS = 12
 LOSSES_MOST = 2  # of a race's rounds: equals win 10 of 12 in one race of 50, both in one of 2,500
@@ -33,11 +34,14 @@ class LinearPlan:
         return self.direct_rows, self.prefetch_bytes, self.task_rows, self.tasks
 
 
+Way = TypeVar("Way", bound=Hashable)  # of computing the same: a plan, or the name of a form
+
+
 @dataclass(frozen=True)
-class Choice:
+class Choice(Generic[Way]):
     """What a race came to: `plan` None means that the default stays."""
 
-    plan: LinearPlan | None
+    plan: Way | None
     gain: float  # of the time, of the best candidate; below zero: it was slower
     noise: float  # by what share the default differs from itself
     note: str = ""
@@ -58,9 +62,7 @@ def race_cost(candidates: Sequence[LinearPlan], sample_s: float) -> float:
     return sample_s * ROUNDS * ((2 + len(candidates)) + 3)
 
 
-def choose(
-    default: LinearPlan, candidates: Sequence[LinearPlan], time_s: Callable[[LinearPlan], float]
-) -> Choice:
+def choose(default: Way, candidates: Sequence[Way], time_s: Callable[[Way], float]) -> Choice[Way]:
     """Races the candidates against the default; the winner must win again, alone."""
     first = _race(default, candidates, time_s)
     best = min(candidates, key=first.change)
@@ -74,12 +76,12 @@ def choose(
 
 
 @dataclass(frozen=True)
-class _Race:
+class _Race(Generic[Way]):
     """Seconds of each round: of the default twice, and of each candidate."""
 
     once: Sequence[float]
     again: Sequence[float]
-    others: Mapping[LinearPlan, Sequence[float]]
+    others: Mapping[Way, Sequence[float]]
 
     @property
     def noise(self) -> float:
@@ -87,17 +89,17 @@ class _Race:
         apart = [abs(math.log(a / b)) for a, b in zip(self.once, self.again, strict=True)]
         return math.expm1(sorted(apart)[ROUNDS * 3 // 4])
 
-    def changes(self, plan: LinearPlan) -> list[float]:
+    def changes(self, plan: Way) -> list[float]:
         """Of each round: the share of time that the plan adds to the default's."""
         pairs = zip(self.once, self.again, self.others[plan], strict=True)
         return [time / math.sqrt(a * b) - 1 for a, b, time in pairs]
 
-    def change(self, plan: LinearPlan) -> float:
+    def change(self, plan: Way) -> float:
         """The median of them."""
         ordered = sorted(self.changes(plan))
         return (ordered[(ROUNDS - 1) // 2] + ordered[ROUNDS // 2]) / 2
 
-    def objection(self, plan: LinearPlan) -> str:
+    def objection(self, plan: Way) -> str:
         """Why the plan has not won; empty if it has."""
         lost = sum(change >= 0 for change in self.changes(plan))
         if lost > LOSSES_MOST:
@@ -107,9 +109,7 @@ class _Race:
         return ""
 
 
-def _race(
-    default: LinearPlan, candidates: Sequence[LinearPlan], time_s: Callable[[LinearPlan], float]
-) -> _Race:
+def _race(default: Way, candidates: Sequence[Way], time_s: Callable[[Way], float]) -> _Race[Way]:
     """Every round begins with another of them, so that none always comes after the same."""
     arms = [default, default, *candidates]
     times: list[list[float]] = [[] for _ in arms]

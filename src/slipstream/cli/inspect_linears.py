@@ -59,7 +59,7 @@ def plan_words(plan: LinearPlan) -> str:
     )
 
 
-def choice_words(choice: Choice) -> str:
+def choice_words(choice: Choice[LinearPlan]) -> str:
     """What a race came to, in a cell."""
     if choice.plan is not None:
         return plan_words(choice.plan)
