@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from slipstream.backends.batch import single
+from slipstream.backends.native import NativeOptions, compile_native
 from slipstream.backends.native_module import native_module
 from slipstream.backends.native_weights import add_matrix, map_weights, pack_weights, packed_weights
 from slipstream.backends.sparse_forms import (
@@ -16,8 +18,10 @@ from slipstream.backends.sparse_forms import (
     resolved,
 )
 from slipstream.compress.passes.masks import mask_of
+from slipstream.errors import MachineError
 from slipstream.formats.affine import quantize_affine
-from slipstream.formats.tensor import Affine, AffineTensor, Tensor
+from slipstream.formats.tensor import Affine, AffineTensor, DenseTensor, Tensor
+from slipstream.models.registry import blueprint_of
 
 
 def matrix(bits: int, *, pattern: bool = True) -> AffineTensor:
@@ -26,6 +30,33 @@ def matrix(bits: int, *, pattern: bool = True) -> AffineTensor:
     if pattern:
         weight[mask_of(np.abs(weight), "2:4", 0.5, block=16, by_row=False)] = 0
     return quantize_affine(weight, Affine(bits, 32))
+
+
+try:
+    native_module()
+except MachineError:
+    pytest.skip("the native kernels were not built", allow_module_level=True)
+
+CONFIG = {
+    "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 96,
+    "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16,
+    "max_position_embeddings": 128, "rms_norm_eps": 1e-5, "rope_theta": 1e4,
+}  # fmt: skip
+
+
+def pruned_weights(shapes, bits):
+    """A tiny model of which every matrix is 2:4."""
+    rng = np.random.default_rng(bits)
+    weights = {}
+    for name, shape in shapes.items():
+        values = rng.normal(0, 0.15, shape).astype(np.float32)
+        if len(shape) == 1:
+            weights[name] = DenseTensor(1 + values)
+            continue
+        values[mask_of(np.abs(values), "2:4", 0.5, block=16, by_row=False)] = 0
+        weights[name] = quantize_affine(values, Affine(bits, 32))
+    return weights
 
 
 def new_builder():
@@ -76,6 +107,23 @@ def test_a_sparse_matrix_is_smaller_and_comes_back_from_a_file(bits, tmp_path):
     assert sizes["always"] < 0.85 * sizes["never"]
     assert layouts["always"][2] == f"int{bits}_2:4"
     assert layouts["never"][2] == f"int{bits}"
+
+
+@pytest.mark.parametrize("activations", ["int8", "f32"])
+@pytest.mark.parametrize("bits", [4, 8])
+def test_a_pruned_model_gives_the_bits_of_its_dense_form(bits, activations):
+    blueprint = blueprint_of(CONFIG)
+    weights = pruned_weights(blueprint.shapes, bits)
+    for rows in (1, 40):
+        batch = single(np.arange(rows) * 7 % 96)
+        logits, sizes = {}, {}
+        for mode in ("never", "always"):
+            options = NativeOptions(threads=2, activations=activations, sparse=mode)
+            program = compile_native(blueprint.graph, weights, options)
+            logits[mode] = program.step(batch, program.new_kv(4))
+            sizes[mode] = program.resident_bytes
+        assert np.array_equal(logits["always"], logits["never"])
+        assert sizes["always"] < sizes["never"]
 
 
 def test_what_is_not_two_of_four_is_refused():
