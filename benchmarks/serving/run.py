@@ -21,7 +21,7 @@ from pathlib import Path
 from statistics import median
 
 from memory import account_told
-from servers import PEERS, Running, llama_server, slipstream_server
+from servers import PEERS, Running, llama_server, slipstream_server, vllm_server
 
 from slipstream.bench.client import run_load
 from slipstream.bench.compare import compare, noise_band
@@ -93,6 +93,7 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--twice", action="store_true", help="ours twice: shows the noise")
     parser.add_argument("--batching", default="", help="ours again so: static,dynamic")
     parser.add_argument("--flash", choices=("on", "off", "both", "none"), default="both")
+    parser.add_argument("--vllm", type=Path, help="the Python that has vLLM; a folder as the model")
     parser.add_argument("--short", action="store_true", help="one call a client; 1, 8, 32 at once")
     parser.add_argument("--output", type=Path, help="a folder for the raw results")
     options = parser.parse_args()
@@ -117,7 +118,8 @@ def contestants(model: str, options: argparse.Namespace) -> list[Running]:
     ours = [slipstream_server(*given, name=name) for name in names]
     for mode in filter(None, options.batching.split(",")):
         ours.append(slipstream_server(*given, "--batching", mode, name=f"{US}, {mode}"))
-    return ours + [llama_server(*given, flash=one) for one in flash]
+    theirs = [llama_server(*given, flash=one) for one in flash]
+    return ours + theirs + ([vllm_server(options.vllm, *given)] if options.vllm else [])
 
 
 def loads(options: argparse.Namespace, turn: int) -> dict[str, tuple[list[Call], int]]:

@@ -18,7 +18,7 @@ from slipstream.bench.client import Target
 
 PEERS = Path(__file__).resolve().parents[1] / "peers"
 sys.path.insert(0, str(PEERS))
-START_S = 120.0
+START_S = 600.0  # vLLM imports and warms up for minutes on a slow machine
 
 
 @dataclass
@@ -95,6 +95,31 @@ def llama_server(model: str, threads: int, slots: int, context: int, flash: bool
     command += ["-c", str(context * slots), "-fa", "on" if flash else "off", "--no-webui"]
     name = f"llama-server, flash attention {'on' if flash else 'off'}"
     return Running(name, command, port, "model", {"cache_prompt": False})
+
+
+def vllm_server(python: Path, model: str, threads: int, slots: int, context: int) -> Running:
+    """vLLM's CPU server, of the environment that has `python`; a Hugging Face folder, in bfloat16
+    or as its own quantization says. README.md tells how to get one that starts.
+    """
+    port = free_port()
+    command = [str(python), "-m", "vllm.entrypoints.openai.api_server", "--model", model]
+    command += ["--served-model-name", "model", "--port", str(port), "--max-num-seqs", str(slots)]
+    command += [
+        "--max-model-len",
+        str(context),
+        "--dtype",
+        "bfloat16",
+        "--no-enable-prefix-caching",
+    ]
+    environment = {
+        "OMP_NUM_THREADS": str(threads),
+        "VLLM_CPU_KVCACHE_SPACE": "2",  # GiB
+        "VLLM_NO_USAGE_STATS": "1",
+        "DO_NOT_TRACK": "1",
+        "HF_HUB_OFFLINE": "1",
+        "PYTHONPATH": "",
+    }
+    return Running("vLLM", command, port, "model", {}, environment)
 
 
 def free_port() -> int:
