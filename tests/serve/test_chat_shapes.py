@@ -97,6 +97,8 @@ def test_beams_are_the_best_and_not_streamed():
             model="fake", prompt=["a\x01", "b\x01"], extra_body={"beam_width": 2}
         )
         assert [c.text for c in plain.choices] == ["Hello", "Hello"]
+        cut = client.chat.completions.create(**asked, stop="l", frequency_penalty=0.5)
+        assert (cut.choices[0].message.content, cut.choices[0].finish_reason) == ("He", "stop")
         for more in ({"stream": True}, {"top_p": 0.5}, {"n": 4}):
             with pytest.raises(library.BadRequestError):
                 client.chat.completions.create(**asked, **more)
