@@ -129,6 +129,21 @@ def test_decoding_gives_the_bits_of_prefill(length):
     np.testing.assert_array_equal(np.concatenate(steps), alone(program, ids)[-4:])
 
 
+@pytest.mark.parametrize("threads", [1, 2, 8])
+def test_a_long_sequence_among_short_ones_gives_its_bits_alone(threads):
+    """Its keys are parted among the threads, and with its company that of all others."""
+    rng = np.random.default_rng(6)
+    program = program_of(threads=threads)
+    texts = prompts(rng, *[20] * 6, 1200, *[20] * 6)
+    single = program_of(threads=1)
+    expected = [alone(single, ids)[-1:] for ids in texts]
+    session = Session(program, rng)
+    for i, ids in enumerate(texts):
+        session.feed((i, ids[:-1]))
+    found = session.feed(*[(i, ids[-1:]) for i, ids in enumerate(texts)])
+    np.testing.assert_array_equal(np.concatenate(found), np.concatenate(expected))
+
+
 @pytest.mark.parametrize("kv_dtype", ["float32", "bfloat16", "int8", "int4"])
 @pytest.mark.parametrize("activations", ["auto", "f32"])
 def test_threads_do_not_show(activations, kv_dtype):
