@@ -25,6 +25,7 @@ from slipstream.evaluate.interval import Measured
 from slipstream.evaluate.texts import halves, read_chunks
 from slipstream.models.load import load
 
+PLAIN = [method for method in OURS if method != "signround"]  # AutoRound is asked for by name
 HEADINGS = [
     "", "MB", "KL (95 %)", "same top", "ppl × (95 %)", "s", "CPU s", "peak MB",
     "KL, ours / theirs", "ppl, ours / theirs",
@@ -131,7 +132,7 @@ def read_arguments() -> Any:
     parser.add_argument("--name", help="of the files in results/; the model's by itself")
     parser.add_argument("--chunks", type=int, default=64)
     parser.add_argument("--calibration", type=int, default=64, help="chunks of it")
-    parser.add_argument("--methods", nargs="*", default=list(OURS), choices=list(OURS))
+    parser.add_argument("--methods", nargs="*", default=PLAIN, choices=list(OURS))
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--python", type=Path, help="interpreter that has the peer")
     parser.add_argument("--kept", action="store_true", help="measure what was made earlier")

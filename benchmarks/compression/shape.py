@@ -5,8 +5,9 @@
 
 Llama-3.2-1B's shape (hidden 2048, MLP 8192) with so many of its 16 blocks, random bfloat16
 weights and random text: quality means nothing here. Blocks are alike, so seconds per block tell
-those of the whole; our peak does not grow with them (weights are read from a memory map), and the
-table holds it against a quarter of the whole model's bfloat16 weights plus 2 GB.
+those of the whole. Our weights are read through a memory map, so the peak of few blocks stands for
+that of all only as far as mapped pages are given back; the table holds it against a quarter of the
+whole model's bfloat16 weights plus 2 GB, and `--blocks 16` asks the question itself.
 """
 
 import argparse

@@ -74,6 +74,7 @@ def main() -> None:
     with open(sys.argv[1], encoding="utf-8") as file:
         order = json.load(file)
     torch.set_num_threads(order["threads"])
+    torch.Tensor.pin_memory = lambda self: self  # AWQ's cache pins, which fails without accelerator
     dtype = getattr(torch, order["dtype"])
     model = AutoModelForCausalLM.from_pretrained(order["model"], dtype=dtype)
     recipe, loader = recipe_of(order["method"], model), DataLoader(Chunks(order["chunks"]))
