@@ -3,6 +3,8 @@
 import pytest
 
 from slipstream.backends import tuned
+from slipstream.backends.choice_file import write_choices
+from slipstream.backends.sparse_forms import sparse_path
 from slipstream.backends.tuning import Choice, LinearPlan
 from slipstream.cli.inspect_linears import choice_words, linears_of
 
@@ -30,3 +32,13 @@ def test_nothing_timed_and_tuning_off_are_said(monkeypatch):
     assert "first start times them" in str(linears_of("avx2", 2))
     monkeypatch.setenv("SLIPSTREAM_TUNE", "0")
     assert "SLIPSTREAM_TUNE is 0" in str(linears_of("avx2", 2))
+
+
+def test_the_forms_of_pruned_matrices_are_said():
+    taken = {"plan": "2:4", "gain": 0.3, "noise": 0.01, "note": ""}
+    left = {"plan": None, "gain": 0.1, "noise": 0.2, "note": "within the noise"}
+    write_choices(sparse_path("avx2", 2), {"64 int8/32 float16": taken, "64 int4/32 x": left})
+    found = linears_of("avx2", 2)
+    assert "2:4 of 64 int8/32 float16: 2:4 (−30%)" in str(found)
+    assert "2:4 of 64 int4/32 x: dense (within the noise)" in str(found)
+    assert found.as_json()["sparse"]["64 int8/32 float16"]["gain"] == 0.3

@@ -1,9 +1,10 @@
 """What `inspect` and `bench kernels` say of the plans of linears that were timed here."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from slipstream.backends.sparse_forms import SparseChoices, read_sparse, sparse_path
 from slipstream.backends.tuned import Choices, choices_path, load
 from slipstream.backends.tuning import Choice, LinearPlan
 from slipstream.machine import tuning_wanted
@@ -16,10 +17,14 @@ class Linears:
     path: Path
     choices: Choices
     wanted: bool = True
+    sparse: SparseChoices = field(default_factory=dict)  # of pruned matrices, by width and format
 
     def __str__(self) -> str:
         if not self.wanted:
             return "default plans (SLIPSTREAM_TUNE is 0)"
+        return "; ".join([self._plans(), *self.forms()])
+
+    def _plans(self) -> str:
         if not self.choices:
             return "default plans; the first start times them (or: slipstream bench kernels --tune)"
         notes = [choice.note for rows in self.choices.values() for choice in rows.values()]
@@ -36,19 +41,28 @@ class Linears:
             if choice.plan is not None
         ]
 
+    def forms(self) -> list[str]:
+        """A line for each width and format of pruned matrices that was raced here."""
+        return [
+            f"2:4 of {shape}: {choice.plan or 'dense'} ({choice.note or f'−{choice.gain:.0%}'})"
+            for shape, choice in self.sparse.items()
+        ]
+
     def as_json(self) -> dict[str, Any]:
         """Plain data."""
         shapes = {
             shape: {rows: asdict(choice) for rows, choice in by_rows.items()}
             for shape, by_rows in self.choices.items()
         }
-        return {"path": str(self.path), "wanted": self.wanted, "shapes": shapes}
+        sparse = {shape: asdict(choice) for shape, choice in self.sparse.items()}
+        return {"path": str(self.path), "wanted": self.wanted, "shapes": shapes, "sparse": sparse}
 
 
 def linears_of(isa: str, threads: int) -> Linears:
     """What is kept for this machine."""
     path = choices_path(isa, threads)
-    return Linears(path, load(path) or {}, tuning_wanted())
+    sparse = read_sparse(sparse_path(isa, threads))
+    return Linears(path, load(path) or {}, tuning_wanted(), sparse)
 
 
 def plan_words(plan: LinearPlan) -> str:
