@@ -122,3 +122,16 @@ def test_k_quants_have_groups_of_their_own(bits: int) -> None:
 def test_an_unknown_format_is_refused() -> None:
     with pytest.raises(UnsupportedError, match="int2"):
         read_format("int7", 32)
+
+
+def test_sparse_weights_count_the_bytes_that_are_packed():
+    form = Format(Affine(8, 32), sparse=True)
+    tensor = random_tensor((64, 128), form)
+    dense = random_tensor((64, 128), Format(Affine(8, 32)))
+    assert np.count_nonzero(tensor.codes.reshape(64, -1, 4)[..., 2:]) == 0
+    graph, _ = shaped("smol", form)
+    names = graph.weight_names()
+    thin = look_at(graph, dict.fromkeys(names, tensor), sparse=True)
+    full = look_at(graph, dict.fromkeys(names, dense))
+    assert full.sizes[names[0]].size_bytes - thin.sizes[names[0]].size_bytes == 64 * 128 * 3 // 8
+    assert thin.formats[names[0]] == "int8/32 2:4"

@@ -60,10 +60,13 @@ class Shape:
 
 @dataclass(frozen=True)
 class Format:
-    """What every matrix of a shape is stored in; nested: with GGML's two levels of scales."""
+    """What every matrix of a shape is stored in; nested: with GGML's two levels of scales; sparse:
+    two of each four weights are zero, and packed without those zeros.
+    """
 
     form: Affine | Codebook
     nested: bool = False
+    sparse: bool = False
 
 
 SHAPES = {
@@ -118,6 +121,10 @@ def random_tensor(shape: tuple[int, int], format: Format) -> Quantized:
     elif bits < 4:
         mask = (1 << bits) - 1
         codes = (codes & (mask | mask << 4)) + np.uint8(low | low << 4)
+    if format.sparse:  # inputs 0 and 1 of each four stay
+        codes = codes.reshape(outputs, -1, 4 if wide else 2)
+        codes[..., codes.shape[2] // 2 :] = 0 if wide else 0x88
+        codes = codes.reshape(outputs, -1)
     groups = (outputs, inputs // (format.form.group or inputs))
     scales = np.full(groups, CODE_SCALE, np.float16)
     if isinstance(format.form, Codebook):

@@ -15,7 +15,7 @@ from slipstream.backends.native import NativeKV, NativeProgram
 from slipstream.bench.compare import noise_band
 from slipstream.bench.samples import Samples, gather
 from slipstream.formats.kv import KVType
-from slipstream.formats.tensor import CodebookTensor, DenseTensor, Tensor
+from slipstream.formats.tensor import AffineTensor, CodebookTensor, DenseTensor, Tensor
 from slipstream.graph import ops
 from slipstream.graph.cost import Cost, Size, StepShape, costs_of, predict_s
 from slipstream.graph.graph import Graph, Node, weights_of
@@ -79,13 +79,20 @@ class Row:
         return self.roof_s / self.seconds.median
 
 
-def look_at(graph: Graph, weights: Mapping[str, Tensor]) -> Weights:
-    """Reads every weight once."""
+SPARSE_BITS = {8: 5, 4: 3}  # of a weight that is packed as 2:4, its place included
+
+
+def look_at(graph: Graph, weights: Mapping[str, Tensor], sparse: bool = False) -> Weights:
+    """Reads every weight once. `sparse`: affine ones are packed as 2:4, and counted as packed."""
     sizes, formats = {}, {}
     for name in graph.weight_names():
         tensor = weights[name]
-        sizes[name] = Size(tuple(tensor.shape), tensor.size_bytes)
-        formats[name] = format_word(tensor)
+        size_bytes, formats[name] = tensor.size_bytes, format_word(tensor)
+        if sparse and isinstance(tensor, AffineTensor):
+            bits = tensor.format.bits
+            size_bytes -= tensor.shape[0] * tensor.shape[1] * (bits - SPARSE_BITS[bits]) // 8
+            formats[name] += " 2:4"
+        sizes[name] = Size(tuple(tensor.shape), size_bytes)
     return Weights(sizes, formats)
 
 

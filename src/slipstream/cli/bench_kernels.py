@@ -1,7 +1,7 @@
 """`slipstream bench kernels`: each operation and shape beside this machine's measured ceilings."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -51,6 +51,9 @@ def command(  # noqa: PLR0917  each argument is an option of the command line
         str, typer.Option(help="Of a shape's weights: int4, int3 …, nf4, mxfp4, q4_k …")
     ] = "int4",
     group: Annotated[int, typer.Option(min=0, help="Inputs of a scale; 0: a row.")] = 32,
+    sparse: Annotated[
+        bool, typer.Option(help="Of a shape: two of each four weights zero, packed without.")
+    ] = False,
     rows: Annotated[str, typer.Option(help="Rows of the steps.")] = "1,4,8,16,32,64,512",
     depth: Annotated[int, typer.Option(min=0, help="Positions before a decoded row.")] = 128,
     repeats: Annotated[int, typer.Option(min=3, help="Steps of each arm of the A/A run.")] = 7,
@@ -67,7 +70,10 @@ def command(  # noqa: PLR0917  each argument is an option of the command line
     Up to 64 rows are as many sequences that decode at --depth; from 128 on they are one prompt.
     """
     options = NativeOptions(threads, read_activations(activations), kv)
-    subject = _stored(model, options) if model else _shaped(shape, _format(format, group), options)
+    if model and sparse:
+        raise UnsupportedError("--sparse is for --shape; a pruned model shows what its start chose")
+    form = _format(format, group, sparse)
+    subject = _stored(model, options) if model else _shaped(shape, form, options)
     if tune:
         show_choices(tune_linears(subject.program), Console())
         return
@@ -136,13 +142,18 @@ def _shaped(shape: str, format: Format, options: NativeOptions) -> Subject:
     kind = form.name if isinstance(form, Codebook) else f"int{form.bits}"
     nested = ", nested scales" if format.nested else ""
     name = f"{shape} shape, {kind} group {form.group or 'row'}{nested}"
-    return Subject(name, compile_native(graph, weights, options), look_at(graph, weights))
+    if format.sparse:
+        name, options = f"{name} 2:4", replace(options, sparse="always")
+    program = compile_native(graph, weights, options)
+    return Subject(name, program, look_at(graph, weights, format.sparse))
 
 
-def _format(text: str, group: int) -> Format:
+def _format(text: str, group: int, sparse: bool) -> Format:
     if group % 16:
         raise UnsupportedError(f"--group is a multiple of 16, not {group}")
-    return read_format(text, group or None)
+    if sparse and text not in {"int4", "int8"}:
+        raise UnsupportedError(f"--sparse goes with --format int4 or int8, not {text}")
+    return replace(read_format(text, group or None), sparse=sparse)
 
 
 def _counts(text: str) -> tuple[int, ...]:
