@@ -2,7 +2,7 @@
 // format, rows and threads.
 //
 //   bench_linear [--isa NAME] [--threads N] [--rows 1,4,512] [--shapes 576x1536,…] [--formats …]
-//   [--seconds S]
+//   [--seconds S] [--direct ROWS]
 //
 // Further formats: int8_2:4 int4_2:4 (random places), int2 int3 int5 int6 nf4 iq4_nl mxfp4, and
 // q2_k … q6_k as GGML has them (shapes of multiples of 256 inputs). Formats: int4, int4min (f16
@@ -34,6 +34,7 @@ struct Options {
   std::vector<std::string> formats = {"int4min", "int4", "int4g128", "int8",
                                       "f32in",   "bf16", "f32"};
   double seconds = 0.3;
+  LinearChoice choice;
   bool cached = false;
   bool busy = false;
 };
@@ -70,6 +71,8 @@ Options parse(int argc, char** argv) {
       options.shapes = split(value);
     else if (name == "--formats")
       options.formats = split(value);
+    else if (name == "--direct")
+      options.choice.direct_rows = std::stoi(value);
     else if (name == "--seconds")
       options.seconds = std::stod(value);
     else if (name == "--rows") {
@@ -173,7 +176,7 @@ double best_time(const Options& options, const LinearKernels& kernels, Work& wor
       const PackedMatrix& matrix = work.matrices[turn++ % work.matrices.size()];
       const int64_t panels = matrix.panels();
       const Range share{panels * thread / options.threads, panels * (thread + 1) / options.threads};
-      const Product product{&matrix, nullptr, work.y.data(), outputs};
+      const Product product{&matrix, nullptr, work.y.data(), outputs, options.choice};
       kernels.multiply(work.input, product, {{0, rows}, share}, scratch);
     };
     const int repetitions = rows == 1 ? 8 : 1;  // long enough for the clock

@@ -13,8 +13,15 @@
 
 #include "isa/bytes.h"
 #include "kernels/codes.h"
+#if defined(SLIPSTREAM_ISA_AVX2)
+#include "isa/words_avx2.h"
+#endif
 
 namespace slipstream::SLIPSTREAM_ISA {
+
+// Bytes of one input of the rows that meet a layout.
+template <class Codes>
+inline constexpr int64_t kRowBytes = 1;
 
 struct PackedNibbles {
   static constexpr bool minimums = true;
@@ -51,6 +58,21 @@ struct SignedCodes {
     return load_bytes(codes + s * 64);
   }
 };
+
+#if defined(SLIPSTREAM_ISA_AVX2)
+// int8 codes widened to 16 bits in scratch, against rows widened too: half a step at a time.
+struct WideCodes {
+  static constexpr bool minimums = true;
+  static constexpr bool fixed_groups = true;
+  static constexpr bool nibbles = false;
+  static constexpr int64_t step_bytes = 128;
+  SLIPSTREAM_INLINE static Words half_step(const std::byte* codes, int64_t half) {
+    return load_words(codes + half * 64);
+  }
+};
+template <>
+inline constexpr int64_t kRowBytes<WideCodes> = 2;
+#endif
 
 // The parts of one unit of 16 inputs; s is 0 … 3.
 template <int to>

@@ -30,10 +30,11 @@ struct Merging {
   int64_t weight_ratio;  // merge groups to one group of scales
 };
 
-// What is asked for ahead of use: so many bytes of the panel for each merge group, from so far on.
+// What is asked for ahead of use: each tile asks for so many bytes with each merge group, from
+// where the tile before it ended.
 struct Ahead {
-  int64_t bytes = 0;  // 0: nothing, the panel lies in scratch
-  int64_t distance = 0;
+  const std::byte* next = nullptr;
+  int64_t bytes = 0;  // 0: nothing
 };
 
 // dot[r] gains kSteps steps of row r; `fresh`: it held nothing before.
@@ -59,6 +60,16 @@ SLIPSTREAM_INLINE void add_steps(const std::byte* codes, const int8_t* rows, int
       for (int r = 0; r < R; ++r)
         dot[r] = fresh && begin == 0 ? widen(sums[r]) : dot[r] + widen(sums[r]);
     }
+  } else if constexpr (kRowBytes<Codes> == 2) {
+    SLIPSTREAM_UNROLL(16)
+    for (int s = 0; s < 2 * kSteps; ++s) {
+      const auto w = Codes::half_step(codes, s);
+      SLIPSTREAM_UNROLL(16)
+      for (int r = 0; r < R; ++r) {
+        const Quad a = load_quad(rows + r * stride + s * 4);
+        dot[r] = fresh && s == 0 ? start(w, a) : add(dot[r], w, a);
+      }
+    }
   } else {
     SLIPSTREAM_UNROLL(8)
     for (int s = 0; s < kSteps; ++s) {
@@ -80,7 +91,7 @@ SLIPSTREAM_INLINE void dot_group(const std::byte* codes, const int8_t* rows, int
   add_steps<Codes, R, 8, true>(codes, rows, stride, dot);
   for (steps -= 8; steps > 0; steps -= 8) {
     codes += 8 * Codes::step_bytes;
-    rows += 8 * kStepInputs;
+    rows += 8 * kStepInputs * kRowBytes<Codes>;
     if (steps < 8) return add_steps<Codes, R, 4, false>(codes, rows, stride, dot);
     add_steps<Codes, R, 8, false>(codes, rows, stride, dot);
   }
@@ -128,7 +139,7 @@ void integer_tile(const Panel& panel, const Merging& merging, const IntegerRows&
   for (int r = 0; r < R; ++r) sums[r] = zero_f32();
   int64_t weight_group = 0, weight_left = merging.weight_ratio;
   for (int64_t g = 0; g < merging.groups; ++g) {
-    if (ahead.bytes) prefetch(panel.codes + g * ahead.bytes + ahead.distance, ahead.bytes);
+    if (ahead.bytes) prefetch(ahead.next + g * ahead.bytes, ahead.bytes);
     i32x16 dot[R];
     if constexpr (K::group_steps != 0)
       add_steps<Codes, R, K::group_steps, true>(codes, rows, x.stride, dot);
@@ -137,7 +148,7 @@ void integer_tile(const Panel& panel, const Merging& merging, const IntegerRows&
                           dot);
     merge_group_of<K, R>(panel, weight_group, x, first * x.groups + g, dot, sums);
     codes += group_steps * Codes::step_bytes;
-    rows += group_steps * kStepInputs;
+    rows += group_steps * kStepInputs * kRowBytes<Codes>;
     if (--weight_left == 0) weight_left = merging.weight_ratio, ++weight_group;
   }
   SLIPSTREAM_UNROLL(16)
@@ -153,13 +164,15 @@ constexpr int kTileRows = 4;  // 4 × 2 sums of 16 bits and their weights in 16 
 // Rows [rows.begin, rows.end) of the chunk, in tiles as large as fit.
 template <class K>
 void tiled_rows(const Panel& panel, const Merging& merging, const IntegerRows& x, Range rows,
-                const PanelOutput& out, const Ahead& ahead) {
+                const PanelOutput& out, Ahead ahead) {
   int64_t row = rows.begin;
+  const int64_t tile_bytes = ahead.bytes * merging.groups;
   if constexpr (kTileRows == 4 || K::Codes::fixed_groups)
-    for (; row + kTileRows <= rows.end; row += kTileRows)
+    for (; row + kTileRows <= rows.end; row += kTileRows, ahead.next += tile_bytes)
       integer_tile<K, kTileRows>(panel, merging, x, row, out, ahead);
   if constexpr (kTileRows > 4)
-    for (; row + 4 <= rows.end; row += 4) integer_tile<K, 4>(panel, merging, x, row, out, ahead);
+    for (; row + 4 <= rows.end; row += 4, ahead.next += tile_bytes)
+      integer_tile<K, 4>(panel, merging, x, row, out, ahead);
   switch (rows.end - row) {
     case 3:
       return integer_tile<K, 3>(panel, merging, x, row, out, ahead);

@@ -10,6 +10,21 @@
 
 namespace slipstream::SLIPSTREAM_ISA {
 
+// Bytes of a code in scratch, at most.
+#if defined(SLIPSTREAM_ISA_AVX2)
+constexpr int64_t kLooseBytes = 2;
+#else
+constexpr int64_t kLooseBytes = 1;
+#endif
+
+// No more rows than these read packed codes, whatever was chosen: the tiles of AMX want an unpacked
+// panel, and other sets than AVX2 were not measured beyond.
+#if defined(SLIPSTREAM_ISA_AVX2)
+constexpr int64_t kDirectRowsMost = int64_t(1) << 20;
+#else
+constexpr int64_t kDirectRowsMost = 16;
+#endif
+
 class IntegerProduct {
  public:
   // Scratch for `rows` rows.
@@ -17,7 +32,8 @@ class IntegerProduct {
     const int64_t factors = rows * merging_of(x, matrix).groups;
     const int64_t lanes = matrix.groups() * kLanes;
     return 4 * Pieces::bytes<float>(factors) + 2 * Pieces::bytes<float>(lanes) +
-           Pieces::bytes<std::byte>(matrix.inputs_padded() * kLanes);
+           Pieces::bytes<std::byte>(matrix.inputs_padded() * kLanes * kLooseBytes) +
+           Pieces::bytes<int8_t>(kLooseBytes == 2 ? 2 * rows * matrix.inputs_padded() : 0);
   }
 
   // `memory`: bytes() of it, on a cache line; it must outlive the product.
@@ -31,65 +47,93 @@ class IntegerProduct {
     prepare_rows(x, rows, pieces);
     loose_scales_ = pieces.take<float>(matrix.groups() * kLanes);
     loose_minimums_ = pieces.take<float>(matrix.groups() * kLanes);
-    loose_codes_ = pieces.take<std::byte>(matrix.inputs_padded() * kLanes);
+    loose_codes_ = pieces.take<std::byte>(matrix.inputs_padded() * kLanes * kLooseBytes);
+#if defined(SLIPSTREAM_ISA_AVX2)
+    if (wide()) widen_rows(pieces.take<int8_t>(2 * row_count_ * matrix.inputs_padded()));
+#endif
   }
 
   // All rows of the chunk × one panel; row r of the chunk goes to row r of `out`.
   void panel(int64_t index, const PanelOutput& out) const {
     const Panel packed = panel_of(matrix_, index);
-    if (row_count_ <= choice_.direct_rows) return direct(packed, out);
-    const Panel loose = unpack(packed);
+    const Ahead ahead = ahead_of(packed);
+    if (reads_packed()) return direct(widened(packed), out, ahead);
+    Panel loose = widened(packed);
+    loose.codes = unpack_codes(packed.codes);
     Range rows = all();
-    const int bits = bits_of_code(matrix_.format().codes);
-    const bool unsigned_codes = !has_signed_codes(matrix_.format().codes);
-#if defined(SLIPSTREAM_ISA_AMX)
-    rows.begin = tile_rows(loose, merging_, rows_, unsigned_codes, row_count_, out);
+#if defined(SLIPSTREAM_ISA_AVX2)
+    if (wide()) return integer_rows<WideCodes>(loose, merging_, rows_, rows, out, ahead);
 #endif
-    if (!unsigned_codes)
-      return integer_rows<SignedCodes>(loose, merging_, rows_, rows, out, Ahead{});
-    if (bits > 4) return integer_rows<LooseWide>(loose, merging_, rows_, rows, out, Ahead{});
-    integer_rows<LooseNibbles>(loose, merging_, rows_, rows, out, Ahead{});
+#if defined(SLIPSTREAM_ISA_AMX)
+    rows.begin = tile_rows(loose, merging_, rows_, unsigned_codes(), row_count_, out);
+#endif
+    if (!unsigned_codes())
+      return integer_rows<SignedCodes>(loose, merging_, rows_, rows, out, ahead);
+    if (bits_of_code(matrix_.format().codes) > 4)
+      return integer_rows<LooseWide>(loose, merging_, rows_, rows, out, ahead);
+    integer_rows<LooseNibbles>(loose, merging_, rows_, rows, out, ahead);
   }
 
  private:
   // Few rows read the packed codes.
-  void direct(const Panel& packed, const PanelOutput& out) const {
+  void direct(const Panel& packed, const PanelOutput& out, const Ahead& ahead) const {
     switch (matrix_.format().codes) {
       case CodeFormat::int8:
-        return direct_rows<SignedCodes>(packed, out);
+        return direct_rows<SignedCodes>(packed, out, ahead);
       case CodeFormat::int4:
-        return direct_rows<PackedNibbles>(packed, out);
+        return direct_rows<PackedNibbles>(packed, out, ahead);
       case CodeFormat::int2:
-        return direct_rows<Packed2>(packed, out);
+        return direct_rows<Packed2>(packed, out, ahead);
       case CodeFormat::int3:
-        return direct_rows<Packed3>(packed, out);
+        return direct_rows<Packed3>(packed, out, ahead);
       case CodeFormat::int5:
-        return direct_rows<Packed5>(packed, out);
+        return direct_rows<Packed5>(packed, out, ahead);
       case CodeFormat::int6:
-        return direct_rows<Packed6>(packed, out);
+        return direct_rows<Packed6>(packed, out, ahead);
       case CodeFormat::nf4:
-        return direct_rows<PackedLevels<Nf4>>(packed, out);
+        return direct_rows<PackedLevels<Nf4>>(packed, out, ahead);
       case CodeFormat::iq4_nl:
-        return direct_rows<PackedLevels<Iq4>>(packed, out);
+        return direct_rows<PackedLevels<Iq4>>(packed, out, ahead);
       case CodeFormat::mxfp4:
-        return direct_rows<PackedLevels<E2m1>>(packed, out);
+        return direct_rows<PackedLevels<E2m1>>(packed, out, ahead);
       case CodeFormat::int8_2of4:
-        return sparse_rows<Sparse8>(packed, merging_, rows_, all(), out, ahead());
+        return sparse_rows<Sparse8>(packed, merging_, rows_, all(), out, ahead);
       case CodeFormat::int4_2of4:
-        return sparse_rows<Sparse4>(packed, merging_, rows_, all(), out, ahead());
+        return sparse_rows<Sparse4>(packed, merging_, rows_, all(), out, ahead);
       default:
         __builtin_unreachable();  // merge_group refuses dense matrices
     }
   }
 
   template <class Codes>
-  void direct_rows(const Panel& packed, const PanelOutput& out) const {
-    integer_rows<Codes>(packed, merging_, rows_, all(), out, ahead());
+  void direct_rows(const Panel& packed, const PanelOutput& out, const Ahead& ahead) const {
+    integer_rows<Codes>(packed, merging_, rows_, all(), out, ahead);
   }
 
-  Ahead ahead() const {
-    return {int64_t(matrix_.panel_bytes()) / merging_.groups, choice_.prefetch_bytes};
+  // One tile asks for memory a set distance ahead. The tiles of more rows share the next panel, so
+  // that it arrives while they compute, whatever they read: 8 to 32 rows wait for no memory then.
+  Ahead ahead_of(const Panel& packed) const {
+    if (choice_.prefetch_bytes == 0) return {};
+    const auto bytes = int64_t(matrix_.panel_bytes());
+    const int64_t tiles = (row_count_ - 1) / kTileRows + 1;
+    if (tiles == 1) return {packed.codes + choice_.prefetch_bytes, bytes / merging_.groups};
+    return {packed.codes + bytes, (bytes - 1) / (merging_.groups * tiles) + 1};
   }
+
+  bool unsigned_codes() const { return !has_signed_codes(matrix_.format().codes); }
+
+#if defined(SLIPSTREAM_ISA_AVX2)
+  // Whether int8 codes and the rows are widened to 16 bits; see words_avx2.h.
+  bool wide() const { return !reads_packed() && !unsigned_codes(); }
+
+  void widen_rows(int8_t* out) {
+    for (int64_t row = 0; row < row_count_; ++row)
+      widen_row(rows_.codes + row * rows_.stride, merging_.inputs_padded,
+                out + 2 * row * merging_.inputs_padded);
+    rows_.codes = out;
+    rows_.stride = 2 * merging_.inputs_padded;
+  }
+#endif
 
   static Merging merging_of(const ActivationBlock& x, const PackedMatrix& matrix) {
     const int64_t merged = smaller(x.group, matrix.format().group);
@@ -99,6 +143,7 @@ class IntegerProduct {
   }
 
   Range all() const { return {0, row_count_}; }
+  bool reads_packed() const { return row_count_ <= smaller(choice_.direct_rows, kDirectRowsMost); }
 
   // What the integer sums hold beyond Σ a·q: (zero + offset) · Σa.
   int32_t sum_excess() const {
@@ -154,11 +199,14 @@ class IntegerProduct {
     return out;
   }
 
-  // The panel with one code a byte and float32 scales, in scratch where the packed form differs.
-  Panel unpack(const Panel& packed) const {
-    return {unpack_codes(packed.codes), widened(packed.scales, loose_scales_),
+  // The panel with float32 scales, in scratch where several tiles would convert them.
+  Panel widened(const Panel& packed) const {
+    if (row_count_ <= kTileRows) return packed;
+    return {packed.codes, widened(packed.scales, loose_scales_),
             widened(packed.minimums, loose_minimums_)};
   }
+
+  // One code a byte (or two, see wide()), in scratch where the packed form differs.
 
   const std::byte* unpack_codes(const std::byte* codes) const {
     switch (matrix_.format().codes) {
@@ -183,6 +231,9 @@ class IntegerProduct {
       case CodeFormat::int4_2of4:
         return loosened<Sparse4>(codes);
       default:
+#if defined(SLIPSTREAM_ISA_AVX2)
+        if (wide()) return loosened<SignedCodes>(codes);
+#endif
         return codes;
     }
   }
@@ -193,10 +244,16 @@ class IntegerProduct {
       const std::byte* unit = codes + k / kStepInputs * Codes::step_bytes;
       prefetch(unit + choice_.prefetch_bytes, 4 * Codes::step_bytes);
       SLIPSTREAM_UNROLL(4)
-      for (int64_t s = 0; s < 4; ++s)
-        store_bytes(loose_codes_ + k * kLanes + s * 64, Codes::step(unit, s));
+      for (int64_t s = 0; s < 4; ++s) store_loose(k / kStepInputs + s, Codes::step(unit, s));
     }
     return loose_codes_;
+  }
+
+  SLIPSTREAM_INLINE void store_loose(int64_t step, const Bytes& codes) const {
+#if defined(SLIPSTREAM_ISA_AVX2)
+    if (wide()) return store_words(loose_codes_ + step * 128, codes);
+#endif
+    store_bytes(loose_codes_ + step * 64, codes);
   }
 
   Scales widened(const Scales& scales, float* out) const {

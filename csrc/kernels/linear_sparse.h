@@ -92,7 +92,7 @@ void sparse_tile(const Panel& panel, const Merging& merging, const IntegerRows& 
   for (int r = 0; r < R; ++r) sums[r] = zero_f32();
   int64_t weight_group = 0, weight_left = merging.weight_ratio;
   for (int64_t g = 0; g < merging.groups; ++g) {
-    if (ahead.bytes) prefetch(panel.codes + g * ahead.bytes + ahead.distance, ahead.bytes);
+    if (ahead.bytes) prefetch(ahead.next + g * ahead.bytes, ahead.bytes);
     const int64_t inputs = smaller(merging.inputs, merging.inputs_padded - g * merging.inputs);
     ChosenSum chosen[R];
     SLIPSTREAM_UNROLL(4)
@@ -116,9 +116,10 @@ void sparse_tile(const Panel& panel, const Merging& merging, const IntegerRows& 
 // Rows [rows.begin, rows.end) of the chunk, four at a time.
 template <class Codes>
 void sparse_rows(const Panel& panel, const Merging& merging, const IntegerRows& x, Range rows,
-                 const PanelOutput& out, const Ahead& ahead) {
+                 const PanelOutput& out, Ahead ahead) {
   int64_t row = rows.begin;
-  for (; row + 4 <= rows.end; row += 4) sparse_tile<Codes, 4>(panel, merging, x, row, out, ahead);
+  for (; row + 4 <= rows.end; row += 4, ahead.next += ahead.bytes * merging.groups)
+    sparse_tile<Codes, 4>(panel, merging, x, row, out, ahead);
   switch (rows.end - row) {
     case 3:
       return sparse_tile<Codes, 3>(panel, merging, x, row, out, ahead);
