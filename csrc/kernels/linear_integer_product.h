@@ -10,7 +10,7 @@
 
 namespace slipstream::SLIPSTREAM_ISA {
 
-// Bytes of a code in scratch, at most.
+// Bytes of a signed code in scratch, at most; unsigned ones have one.
 #if defined(SLIPSTREAM_ISA_AVX2)
 constexpr int64_t kLooseBytes = 2;
 #else
@@ -18,12 +18,15 @@ constexpr int64_t kLooseBytes = 1;
 #endif
 
 // No more rows than these read packed codes, whatever was chosen: the tiles of AMX want an unpacked
-// panel, and other sets than AVX2 were not measured beyond.
+// panel, other sets than AVX2 were not measured beyond, and other widths cost more to unpack.
+SLIPSTREAM_INLINE int64_t direct_rows_most(CodeFormat codes) {
 #if defined(SLIPSTREAM_ISA_AVX2)
-constexpr int64_t kDirectRowsMost = int64_t(1) << 20;
+  if (codes == CodeFormat::int4 || codes == CodeFormat::int8) return int64_t(1) << 20;
 #else
-constexpr int64_t kDirectRowsMost = 16;
+  (void)codes;
 #endif
+  return 16;
+}
 
 class IntegerProduct {
  public:
@@ -31,9 +34,10 @@ class IntegerProduct {
   static int64_t bytes(const ActivationBlock& x, const PackedMatrix& matrix, int64_t rows) {
     const int64_t factors = rows * merging_of(x, matrix).groups;
     const int64_t lanes = matrix.groups() * kLanes;
+    const int64_t width = has_signed_codes(matrix.format().codes) ? kLooseBytes : 1;
     return 4 * Pieces::bytes<float>(factors) + 2 * Pieces::bytes<float>(lanes) +
-           Pieces::bytes<std::byte>(matrix.inputs_padded() * kLanes * kLooseBytes) +
-           Pieces::bytes<int8_t>(kLooseBytes == 2 ? 2 * rows * matrix.inputs_padded() : 0);
+           Pieces::bytes<std::byte>(matrix.inputs_padded() * kLanes * width) +
+           Pieces::bytes<int8_t>(width == 2 ? 2 * rows * matrix.inputs_padded() : 0);
   }
 
   // `memory`: bytes() of it, on a cache line; it must outlive the product.
@@ -47,7 +51,8 @@ class IntegerProduct {
     prepare_rows(x, rows, pieces);
     loose_scales_ = pieces.take<float>(matrix.groups() * kLanes);
     loose_minimums_ = pieces.take<float>(matrix.groups() * kLanes);
-    loose_codes_ = pieces.take<std::byte>(matrix.inputs_padded() * kLanes * kLooseBytes);
+    const int64_t width = unsigned_codes() ? 1 : kLooseBytes;
+    loose_codes_ = pieces.take<std::byte>(matrix.inputs_padded() * kLanes * width);
 #if defined(SLIPSTREAM_ISA_AVX2)
     if (wide()) widen_rows(pieces.take<int8_t>(2 * row_count_ * matrix.inputs_padded()));
 #endif
@@ -143,7 +148,10 @@ class IntegerProduct {
   }
 
   Range all() const { return {0, row_count_}; }
-  bool reads_packed() const { return row_count_ <= smaller(choice_.direct_rows, kDirectRowsMost); }
+  bool reads_packed() const {
+    const int64_t most = direct_rows_most(matrix_.format().codes);
+    return row_count_ <= smaller(choice_.direct_rows, most);
+  }
 
   // What the integer sums hold beyond Σ a·q: (zero + offset) · Σa.
   int32_t sum_excess() const {
