@@ -110,6 +110,7 @@ def vllm_server(python: Path, model: str, threads: int, slots: int, context: int
         "--dtype",
         "bfloat16",
         "--no-enable-prefix-caching",
+        "--enforce-eager",  # its compilation was not seen to end on two cores
     ]
     environment = {
         "OMP_NUM_THREADS": str(threads),
