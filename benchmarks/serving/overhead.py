@@ -23,7 +23,7 @@ from statistics import median
 from typing import Any
 
 from lean_client import rate
-from run import NO_CACHES, path_of
+from run import path_of
 from servers import slipstream_server
 
 from slipstream.bench import load
@@ -77,7 +77,7 @@ def main() -> None:
     print("\n| at once | engine alone, tokens/s | streamed | ÷ alone | whole | ÷ alone |")
     print("|---|---:|---:|---|---:|---|")
     used: dict[int, Measured] = {}
-    with slipstream_server(model, options.threads, 32, 1024, *NO_CACHES) as server:
+    with slipstream_server(model, options.threads, 32, 1024) as server:
         ways: dict[str, tuple[int, Callable[[list[Call], int], float]]] = {
             ALONE: (offline.process.pid, offline.rate),
             STREAMED: (server.process.pid, lambda c, n: rate(server.target, c, n, stream=True)),

@@ -6,7 +6,7 @@ python benchmarks/serving/prefix.py              # about one minute
 import argparse
 from statistics import median
 
-from run import NO_CACHES, path_of
+from run import path_of
 from servers import slipstream_server
 
 from slipstream.bench.client import run_load
@@ -26,7 +26,7 @@ def main() -> None:
     options = parser.parse_args()
     model = path_of(options.model)
     context = options.shared + options.own + 64
-    with slipstream_server(model, options.threads, 4, context, *NO_CACHES) as server:
+    with slipstream_server(model, options.threads, 4, context) as server:
 
         def first_token_s(seed: int, count: int) -> list[float]:
             calls = random_calls(
