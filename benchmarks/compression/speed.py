@@ -28,8 +28,8 @@ from slipstream.compress.passes.drop_width import DropWidth
 from slipstream.compress.passes.low_rank import LowRank
 from slipstream.compress.passes.quantizers import Rtn
 from slipstream.compress.passes.share_layers import ShareLayers
-from slipstream.compress.preview import outlined, size_of
-from slipstream.compress.work import Edition, Pass
+from slipstream.compress.preview import size_of
+from slipstream.compress.work import Edition, Pass, outlined
 from slipstream.formats.tensor import AffineTensor, DenseTensor, Tensor, map_arrays
 from slipstream.graph.ops import Activations
 from slipstream.machine import machine, thread_count

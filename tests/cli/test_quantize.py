@@ -151,7 +151,7 @@ def test_a_pruned_model_is_smaller_and_answers(
 ) -> None:
     out = tmp_path / "out"
     prune_verb.command(
-        model, out=out, blocks=1, heads=0.5, neurons=0.25, width=0.4, scope="model", bits=8,
+        model, out=out, blocks=1, heads=0.5, neurons=0.25, width=0.5, scope="model", bits=8,
         text=words, tokens=256, as_json=True,
     )  # fmt: skip
     rows = json.loads(capsys.readouterr().out)["rows"]
@@ -160,7 +160,7 @@ def test_a_pruned_model_is_smaller_and_answers(
         "drop_blocks", "drop_heads", "drop_neurons", "drop_width", "rtn", "gptq",
     ]  # fmt: skip
     pruned = load(out)
-    assert len(pruned.graph.attentions) == 1 and pruned.graph.width == 64
+    assert len(pruned.graph.attentions) == 1 and pruned.graph.width == 32
     generate_verb.command(str(out), prompt="w5 w6", max_tokens=4)
     assert capsys.readouterr().out.strip()
 

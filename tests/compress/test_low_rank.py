@@ -52,6 +52,18 @@ def test_a_factored_model_runs_and_is_smaller(tmp_path: Path) -> None:
     assert near < far
 
 
+def test_matrices_that_factors_would_not_make_smaller_stay_whole_and_are_named(
+    tmp_path: Path,
+) -> None:
+    edition = tiny_llama.edition()
+    after = LowRank(share=0.5, multiple=32).run(edition, tiny_llama.drive(tmp_path))
+    whole = {note.weight for note in after.notes}
+    assert "model.layers.0.self_attn.q_proj.weight" in whole  # 64 x 64: rank 32 has as many numbers
+    assert UP not in whole
+    with pytest.raises(UnsupportedError, match="no selected matrix becomes smaller"):
+        LowRank(share=0.5, multiple=64).outline(edition)
+
+
 def test_factors_can_be_quantized(tmp_path: Path) -> None:
     chain = read_chain(
         "[[pass]]\nmethod='low_rank'\nshare=0.7\nmultiple=32\n[[pass]]\nmethod='gptq'\ngroup=32\n"

@@ -22,7 +22,7 @@ from slipstream.cli.compress_write import write_edition
 from slipstream.cli.search_session import Order as Target
 from slipstream.cli.search_session import check_target, facts_of
 from slipstream.cli.search_show import Bars, misses, open_console, show
-from slipstream.compress.carry_out import carry_out, run_folder
+from slipstream.compress.carry_out import carry_out, check_passes, run_folder
 from slipstream.compress.chain import Chain
 from slipstream.compress.preview import preview
 from slipstream.compress.work import Edition
@@ -71,6 +71,7 @@ def run_compression(order: Order) -> None:
     if order.dry_run:
         show_preview(preview(order.chain, edition, _ceilings()), console, order.as_json)
         return
+    check_passes(order.chain, edition)
     with Bars(console) as bars:
         reading = read_texts(order.chain, model, order.text, order.tokens, bars)
         texts = reading.texts

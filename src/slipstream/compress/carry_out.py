@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from slipstream.compress.chain import Chain, method_of
 from slipstream.compress.corpus import Corpus
 from slipstream.compress.stages import stages_of
-from slipstream.compress.work import Compile, Drive, Edition, Silent, Watcher
+from slipstream.compress.work import Compile, Drive, Edition, Silent, Watcher, outlined
 from slipstream.errors import MachineError
 from slipstream.formats.tensor import Tensor
 from slipstream.graph.graph import Graph
@@ -55,12 +55,14 @@ def carry_out(
 ) -> Edition:
     """The edition after all passes. `folder` is that of `run_folder`, and is kept.
 
-    MachineError before any work if a stage does not fit `memory_bytes`; what single layers could
-    not bear is in the edition's notes. `corpus` is for passes that train; they learn from
-    `original` (the edition itself, if it is not given) and write figures for TensorBoard to `log`.
+    Before any work: MachineError if a stage does not fit `memory_bytes`, and what a later pass
+    refuses (`check_passes`). What single layers could not bear is in the edition's notes. `corpus`
+    is for passes that train; they learn from `original` (the edition itself, if it is not given)
+    and write figures for TensorBoard to `log`.
     """
     watcher = watcher or Silent()
     original = original or edition
+    check_passes(chain, edition)
     if chain.calibrated:
         assert chunks is not None, "a calibrated chain needs a text"
         check_memory(edition.graph, edition.weights, chunks.size, memory_bytes)
@@ -71,6 +73,13 @@ def carry_out(
     return edition
 
 
+def check_passes(chain: Chain, edition: Edition) -> None:
+    """Every pass on shapes alone: the last one's refusal shall not wait for hours of the others."""
+    outline = outlined(edition)
+    for one in chain.passes:
+        outline = one.outline(outline)
+
+
 def check_memory(
     graph: Graph, weights: Mapping[str, Tensor], tokens: int, memory_bytes: int
 ) -> None:
@@ -78,7 +87,7 @@ def check_memory(
     needed = memory_needed(graph, {n: weights[n].shape for n in graph.weight_names()}, tokens)
     if needed > memory_bytes:
         raise MachineError(
-            f"compressing needs about {needed / 1e9:.1f} GB, and {memory_bytes / 1e9:.1f} GB are "
+            f"compressing needs about {needed / 1e6:,.1f} MB, and {memory_bytes / 1e6:,.1f} MB are "
             "allowed: raise --memory, or calibrate on fewer tokens"
         )
 

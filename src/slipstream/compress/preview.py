@@ -6,7 +6,7 @@ of `graph.cost` under this machine's ceilings, never measurements.
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from slipstream.compress.carry_out import memory_needed
 from slipstream.compress.chain import Chain
@@ -16,7 +16,7 @@ from slipstream.compress.passes.rounding import Rounding
 from slipstream.compress.passes.sensitivity import PROBE_TOKENS
 from slipstream.compress.passes.trained import Trained, numbers_of, training_bytes
 from slipstream.compress.recipe import format_label
-from slipstream.compress.work import Edition, Pass, flat, roles_of
+from slipstream.compress.work import Edition, Pass, outlined, roles_of
 from slipstream.formats.tensor import DenseTensor, Tensor
 from slipstream.graph.cost import StepShape, predict_s, step_cost
 from slipstream.graph.graph import Graph
@@ -80,12 +80,6 @@ def preview(chain: Chain, edition: Edition, ceilings: Ceilings | None) -> Previe
         memory_bytes=max(needed, memory_needed(before.graph, shapes, tokens)),
         seconds=None if speed is None else operations / speed,
     )
-
-
-def outlined(edition: Edition) -> Edition:
-    """The same edition without values."""
-    weights = {name: flat(edition.weights[name]) for name in edition.graph.weight_names()}
-    return replace(edition, weights=weights)
 
 
 def size_of(edition: Edition) -> int:

@@ -5,7 +5,7 @@ A pass takes a `Edition` and returns the next; most do so by visiting its stages
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -173,6 +173,12 @@ class Pass(Protocol):
 def roles_of(graph: Graph) -> Mapping[str, frozenset[Role]]:
     """The part that each matrix plays; see `recipe.Roles`."""
     return Roles.of(graph).by_weight
+
+
+def outlined(edition: Edition) -> Edition:
+    """The same edition without values."""
+    weights = {name: flat(edition.weights[name]) for name in edition.graph.weight_names()}
+    return replace(edition, weights=weights)
 
 
 def flat(tensor: Tensor) -> Tensor:

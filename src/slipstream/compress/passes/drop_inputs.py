@@ -27,7 +27,7 @@ from slipstream.compress.passes.shapes import (
     whole_plan,
 )
 from slipstream.compress.stream import stream
-from slipstream.compress.work import Drive, Edition, Visit
+from slipstream.compress.work import Drive, Edition, Note, Visit
 from slipstream.errors import NumericError, UnsupportedError
 
 F32 = NDArray[np.float32]
@@ -58,28 +58,39 @@ class DropInputs:
 
     def run(self, edition: Edition, drive: Drive) -> Edition:
         """Scores, chooses, refits block by block, and cuts."""
-        self.check()
         plan = whole_plan(edition)
+        self.check(plan)
         found = remembered(drive, lambda: self._scores(edition, drive))
         counts = [np.array(layer) for layer in found]
         kept = choose(counts, self.share, self.scope, self.multiple)
         after = replace(plan, layers=tuple(map(self.with_kept, plan.layers, kept)))
+        if self.share and [len(some) for some in kept] == [len(layer) for layer in counts]:
+            note = Note(f"{self}", "none was taken out: the counts that stay round up to all")
+            return replace(edition, notes=(*edition.notes, note))
         if self.refit:
             edition = self._refitted(edition, drive, after)
         return reduced(edition, after)
 
     def outline(self, edition: Edition) -> Edition:
         """The same share of every layer, since scores are not known yet."""
-        self.check()
         plan = whole_plan(edition)
+        self.check(plan)
         counts = [np.zeros(self.count(layer)) for layer in plan.layers]
         kept = choose(counts, self.share, "layer", self.multiple)
         return reduced(edition, replace(plan, layers=tuple(map(self.with_kept, plan.layers, kept))))
 
-    def check(self) -> None:
-        """UnsupportedError for a share that leaves nothing."""
+    def check(self, plan: Plan) -> None:
+        """UnsupportedError for a share that leaves nothing, or that rounding leaves nothing of."""
         if not 0 <= self.share < 1 or self.multiple < 1:
             raise UnsupportedError(f"share must be in 0 … 1 and multiple above 0, in {self}")
+        most = max(map(self.count, plan.layers))
+        stays = -(-(most - int(most * self.share)) // self.multiple) * self.multiple
+        if self.share and self.scope == "layer" and stays >= most:
+            raise UnsupportedError(
+                f"a share of {self.share:g} takes out none of {most} {self}, since what stays is "
+                f"rounded up to a multiple of {self.multiple}: raise share, lower multiple, or "
+                'choose over the whole model (scope = "model")'
+            )
 
     # What the two kinds say of themselves.
 

@@ -49,7 +49,13 @@ class DropWidth:
         if not 0 <= self.share < 1 or self.multiple < 1:
             raise UnsupportedError("share must be in 0 … 1 and multiple above 0, in drop_width")
         wanted = width - int(width * self.share)
-        return min(width, -(-wanted // self.multiple) * self.multiple)
+        stays = min(width, -(-wanted // self.multiple) * self.multiple)
+        if self.share and stays == width:
+            raise UnsupportedError(
+                f"a share of {self.share:g} takes out none of {width} channels, since what stays "
+                f"is rounded up to a multiple of {self.multiple}: raise share, or lower multiple"
+            )
+        return stays
 
     def _scores(self, edition: Edition, drive: Drive) -> dict[str, Any]:
         """Of each channel; and the mean square of each at the entry of every stage."""

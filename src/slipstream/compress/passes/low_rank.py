@@ -4,6 +4,7 @@ SVD-LLM, Wang et al. 2024, https://arxiv.org/abs/2403.07378: with H = S Sᵀ, th
 values of W S are exactly what the outputs lose, ‖(W - W') X‖². Then B = U √Σ and A = √Σ Vᵀ S⁻¹.
 """
 
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,7 +15,7 @@ from slipstream.compress.moments import Moments
 from slipstream.compress.passes.rounding import selected
 from slipstream.compress.store import overlay
 from slipstream.compress.stream import stream
-from slipstream.compress.work import Drive, Edition, Visit, roles_of
+from slipstream.compress.work import Drive, Edition, Note, Visit, roles_of
 from slipstream.errors import NumericError, UnsupportedError
 from slipstream.formats.tensor import DenseTensor, Tensor
 from slipstream.models.adapted import factor_names
@@ -45,7 +46,11 @@ class LowRank:
             first = factor_names(name)[0]
             if first in after.weights:
                 ranks[name] = after.weights[first].shape[0]
-        return factored(after, ranks)
+        whole = [
+            Note(name, f"left whole: factors of rank {self.rank(shape)} would be no smaller")
+            for name, shape in self._too_small(edition)
+        ]
+        return factored(replace(after, notes=(*after.notes, *whole)), ranks)
 
     def outline(self, edition: Edition) -> Edition:
         """Factors of the ranks that will be."""
@@ -77,16 +82,32 @@ class LowRank:
         return max(self.multiple, most - most % self.multiple)
 
     def _chosen(self, edition: Edition) -> list[str]:
+        """UnsupportedError if no matrix becomes smaller."""
+        small = {name for name, _ in self._too_small(edition)}
+        chosen = [name for name, _ in self._named(edition) if name not in small]
+        if not chosen:
+            raise UnsupportedError(
+                f"low_rank: no selected matrix becomes smaller with a share of {self.share:g} and "
+                f"a rank that is a multiple of {self.multiple}: lower one of them"
+            )
+        return chosen
+
+    def _too_small(self, edition: Edition) -> list[tuple[str, tuple[int, ...]]]:
+        """Those whose factors would have as many numbers."""
+        return [
+            (name, shape)
+            for name, shape in self._named(edition)
+            if self.rank(shape) * sum(shape) >= math.prod(shape)
+        ]
+
+    def _named(self, edition: Edition) -> list[tuple[str, tuple[int, ...]]]:
+        """What `select` names, with its shape."""
         if not 0 < self.share < 1 or self.multiple < 1:
             raise UnsupportedError("low_rank: share must be in 0 … 1, and multiple above 0")
-        roles = roles_of(edition.graph)
         return [
-            name
-            for name, parts in roles.items()
-            if selected(self.select, name, parts)
-            and "embedding" not in parts
-            and "[" not in name
-            and self.rank(edition.weights[name].shape) < min(edition.weights[name].shape)
+            (name, edition.weights[name].shape)
+            for name, parts in roles_of(edition.graph).items()
+            if selected(self.select, name, parts) and "embedding" not in parts and "[" not in name
         ]
 
     def _factor(self, visit: Visit, name: str, moments: Moments | None) -> None:
