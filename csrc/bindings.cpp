@@ -25,5 +25,6 @@ NB_MODULE(_native, module) {
   slipstream::bind_builder(module);
   slipstream::bind_program(module);
   slipstream::bind_sampler(module);
+  slipstream::bind_spans(module);
   bind_probe(module);
 }

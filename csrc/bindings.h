@@ -11,6 +11,7 @@ void bind_builder(nanobind::module_& module);                 // bind_builder.cp
 void bind_packed(nanobind::class_<ProgramBuilder>& builder);  // bind_packed.cpp
 void bind_program(nanobind::module_& module);                 // bind_program.cpp
 void bind_sampler(nanobind::module_& module);                 // bind_sampler.cpp
+void bind_spans(nanobind::module_& module);                   // bind_spans.cpp
 
 class Program;
 void bind_adapters(nanobind::class_<Program>& program);  // bind_adapters.cpp

@@ -1,4 +1,4 @@
-// Picks the tables of the kernels that the step executor calls, by instruction set.
+// Picks the tables of the kernels that the step executor and the border call, by instruction set.
 
 #include "kernels/adapter.h"
 #include "kernels/attention.h"
@@ -6,6 +6,7 @@
 #include "kernels/norm.h"
 #include "kernels/rotary.h"
 #include "kernels/sample.h"
+#include "kernels/spans.h"
 
 namespace slipstream {
 
@@ -23,6 +24,7 @@ SLIPSTREAM_DECLARE_TABLES(ElementwiseKernels, elementwise_table)
 SLIPSTREAM_DECLARE_TABLES(NormKernels, norm_table)
 SLIPSTREAM_DECLARE_TABLES(RotaryKernels, rotary_table)
 SLIPSTREAM_DECLARE_TABLES(SampleKernels, sample_table)
+SLIPSTREAM_DECLARE_TABLES(SpanKernels, span_table)
 
 const AdapterKernels& adapter_kernels(Isa isa) { return PICK_VECTOR_TABLE(isa, adapter_table); }
 const AttentionKernels& attention_kernels(Isa isa) {
@@ -34,5 +36,6 @@ const ElementwiseKernels& elementwise_kernels(Isa isa) {
 const NormKernels& norm_kernels(Isa isa) { return PICK_VECTOR_TABLE(isa, norm_table); }
 const RotaryKernels& rotary_kernels(Isa isa) { return PICK_VECTOR_TABLE(isa, rotary_table); }
 const SampleKernels& sample_kernels(Isa isa) { return PICK_VECTOR_TABLE(isa, sample_table); }
+const SpanKernels& span_kernels(Isa isa) { return PICK_VECTOR_TABLE(isa, span_table); }
 
 }  // namespace slipstream

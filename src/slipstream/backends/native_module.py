@@ -87,6 +87,14 @@ class NativeModule(Protocol):
         """Instruction sets that this machine runs, slowest first."""
         ...
 
+    def span_ends(self, *arguments: object) -> None:
+        """The ends of groups; compress/passes/spans.py is its only caller."""
+        ...
+
+    def span_errors(self, *arguments: object) -> None:
+        """The errors of candidate spans; compress/passes/spans.py is its only caller."""
+        ...
+
 
 def native_module() -> NativeModule:
     """The extension module; MachineError with what to do when it was not built."""

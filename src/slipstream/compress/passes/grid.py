@@ -13,6 +13,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from slipstream.compress.passes.spans import ends_of, squared_errors
 from slipstream.formats.affine import ScaleType, group_count, symmetric_reach
 from slipstream.formats.nibbles import pack_nibbles
 from slipstream.formats.tensor import Affine, AffineTensor
@@ -123,39 +124,41 @@ class _Groups:
 
     @classmethod
     def of(cls, values: F32, weighting: NDArray | None) -> "_Groups":
-        return cls(values, values.min(axis=-1), values.max(axis=-1), weighting)
+        least, most = ends_of(values)
+        return cls(values, least, most, weighting)
 
 
 def _searched(groups: _Groups, format: Affine, dtype: np.dtype) -> tuple[NDArray, F32]:
-    """The best of several spans, group by group."""
-    best_scale, best_zero = _spanning(groups, format, np.float32(1), dtype)
-    best_error = _squared_error(groups, best_scale, best_zero, format)
-    for scale, zero in _proposals(groups, format, dtype):
-        error = _squared_error(groups, scale, zero, format)
-        better = error < best_error
-        best_scale = np.where(better, scale, best_scale)
-        best_zero = np.where(better, zero, best_zero)
-        best_error = np.minimum(error, best_error)
-    return best_scale, best_zero
+    """The best of several spans, group by group; of equal ones the first."""
+    scales, zeros = _proposals(groups, format, dtype)
+    count, width = len(scales), groups.values.shape[-1]
+    errors = squared_errors(
+        groups.values.reshape(-1, width),
+        scales.reshape(count, -1).astype(np.float32),
+        zeros.reshape(count, -1),
+        groups.weighting,
+        format,
+    )
+    best = errors.reshape(scales.shape).argmin(axis=0)[None]
+    return np.take_along_axis(scales, best, 0)[0], np.take_along_axis(zeros, best, 0)[0]
 
 
-def _proposals(groups: _Groups, format: Affine, dtype: np.dtype) -> Iterator[tuple[NDArray, F32]]:
+def _proposals(groups: _Groups, format: Affine, dtype: np.dtype) -> tuple[NDArray, F32]:
+    """Scales and zeros [C, O, G]; the first spans the group."""
     if format.zero == "symmetric" and format.nibbles:
-        yield from _signed_scales(groups, format, dtype)
-        return
-    for share in _SHARES[1:]:
-        yield _spanning(groups, format, share, dtype)
+        scale, zero = _spanning(groups, format, np.float32(1), dtype)
+        signed = _signed_scales(groups, format, dtype)
+        scales = np.concatenate([scale[None], signed])
+        return scales, np.broadcast_to(zero, scales.shape)
+    tried = [_spanning(groups, format, share, dtype) for share in _SHARES]
+    return np.stack([scale for scale, _ in tried]), np.stack([zero for _, zero in tried])
 
 
-def _signed_scales(
-    groups: _Groups, format: Affine, dtype: np.dtype
-) -> Iterator[tuple[NDArray, F32]]:
+def _signed_scales(groups: _Groups, format: Affine, dtype: np.dtype) -> NDArray:
     """4-bit codes reach from -8 to 7: the scale's sign puts the larger side on the longer arm."""
     longer = np.float32(format.code_range[0] - format.code_of_zero)
     furthest = np.where(groups.most > -groups.least, groups.most, groups.least)
-    for share in _SIGNED_SHARES:
-        scale = to_storage(furthest * (share / longer), dtype)
-        yield scale, np.full(scale.shape, 8, np.float32)
+    return to_storage(furthest * (_SIGNED_SHARES / longer)[:, None, None], dtype)
 
 
 def _spanning(
@@ -180,23 +183,6 @@ def _spanning(
         return scale, np.clip(np.rint(low - steps), low, high)
     minimum = to_storage(least - np.float32(low) * wide, dtype)
     return scale, minimum.astype(np.float32)
-
-
-def _squared_error(groups: _Groups, scale: NDArray, zero: F32, format: Affine) -> F32:
-    """float32 [O, G]. Codes are counted from the zero, which spares two passes over the values."""
-    low, high = code_range(format)
-    wide, zero = _wide(scale), zero[..., None]
-    values = groups.values - zero if format.zero == "minimum" else groups.values
-    first = np.float32(0) if format.zero == "minimum" else zero
-    error = values * inverse_of(wide)
-    np.rint(error, out=error)
-    np.clip(error, low - first, high - first, out=error)
-    error *= wide
-    error -= values
-    error *= error
-    if groups.weighting is not None:
-        error *= groups.weighting
-    return np.asarray(error.sum(axis=-1))
 
 
 def to_storage(values: F32, dtype: np.dtype) -> NDArray:

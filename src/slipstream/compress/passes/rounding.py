@@ -5,7 +5,7 @@ A quantizer is a dataclass over `Rounding` that says how one stack of rows is ro
 read the same input are handed over together, since their calibration is the same.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Literal
@@ -66,9 +66,9 @@ class Rounding:
         alone = [InputGroup((name,), 0) for name in visit.matrices if name not in grouped]
         for group in [*alone, *visit.groups]:
             names = [name for name in group.weights if self._turn(visit, name, group)]
-            sound = [name for name in names if _sound(visit, name)]
+            sound = _sound(visit, names)
             moments = _moments_of(visit, group)
-            for format, alike in self._by_format(visit, sound).items():
+            for format, alike in self._by_format(sound).items():
                 self._round_or_leave(visit, alike, moments, format)
 
     def round(self, weight: F32, moments: Moments | None, format: Affine) -> AffineTensor:
@@ -100,35 +100,33 @@ class Rounding:
         waits = self.calibrated and not group.width and roles != {"embedding"}
         return selected(self.select, name, roles) and not visit.rounded(name) and not waits
 
-    def _by_format(self, visit: Visit, names: Sequence[str]) -> dict[Affine, list[str]]:
-        alike: dict[Affine, list[str]] = {}
-        for name in names:
-            format = self.format_of(name, visit.tensor(name).shape[1])
-            alike.setdefault(format, []).append(name)
+    def _by_format(self, matrices: Mapping[str, F32]) -> dict[Affine, dict[str, F32]]:
+        alike: dict[Affine, dict[str, F32]] = {}
+        for name, matrix in matrices.items():
+            alike.setdefault(self.format_of(name, matrix.shape[1]), {})[name] = matrix
         return alike
 
     def _round_or_leave(
-        self, visit: Visit, names: Sequence[str], moments: Moments | None, format: Affine
+        self, visit: Visit, matrices: Mapping[str, F32], moments: Moments | None, format: Affine
     ) -> None:
         try:
-            self._round_together(visit, names, moments, format)
+            self._round_together(visit, matrices, moments, format)
         except ValueError as error:  # rows that are no multiple of 16
-            for name in names:
+            for name in matrices:
                 visit.note(name, f"left as stored: {error}")
 
     def _round_together(
-        self, visit: Visit, names: Sequence[str], moments: Moments | None, format: Affine
+        self, visit: Visit, matrices: Mapping[str, F32], moments: Moments | None, format: Affine
     ) -> None:
         """Rows are independent, so matrices of one input are rounded as one."""
-        matrices = [visit.dense(name) for name in names]
         if len(matrices) == 1 or not self.calibrated:
-            for name, matrix in zip(names, matrices, strict=True):
+            for name, matrix in matrices.items():
                 visit.put(name, self._round_or_fall_back(visit, name, matrix, moments, format))
             return
-        stacked = np.concatenate(matrices)
-        whole = self._round_or_fall_back(visit, names[0], stacked, moments, format)
+        stacked = np.concatenate(list(matrices.values()))
+        whole = self._round_or_fall_back(visit, next(iter(matrices)), stacked, moments, format)
         start = 0
-        for name, matrix in zip(names, matrices, strict=True):
+        for name, matrix in matrices.items():
             visit.put(name, rows_of(whole, slice(start, start + len(matrix))))
             start += len(matrix)
 
@@ -183,11 +181,12 @@ def _moments_of(visit: Visit, group: InputGroup) -> Moments | None:
     return replace(moments, hessian=moments.hessian + added * np.eye(group.width, dtype=np.float32))
 
 
-def _sound(visit: Visit, name: str) -> bool:
-    """Whether its stored values are finite; else it is noted and left as it is."""
-    try:
-        visit.dense(name)
-    except NumericError as error:
-        visit.note(name, f"left as stored: {error}")
-        return False
-    return True
+def _sound(visit: Visit, names: Sequence[str]) -> dict[str, F32]:
+    """Those whose stored values are finite; the others are noted and left as they are."""
+    matrices: dict[str, F32] = {}
+    for name in names:
+        try:
+            matrices[name] = visit.dense(name)
+        except NumericError as error:
+            visit.note(name, f"left as stored: {error}")
+    return matrices
