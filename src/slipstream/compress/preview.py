@@ -24,9 +24,9 @@ from slipstream.graph.passes.activations import assign_activations
 from slipstream.machine import Ceilings
 
 CONTEXT = 512  # positions behind the token whose decoding is predicted
-# Of finding a grid and its codes, a weight: SmolLM2's blocks, int8 a row to nearest, took 36 ns a
-# weight on one thread of Zen 3, whose ceiling is 51 GFLOP/s.
-ROUNDING_OPERATIONS = 700.0
+# Of finding a grid and its codes, a weight: SmolLM2's blocks, int4 g64 to nearest, took 12 ns a
+# weight on one thread of Zen 3, files included; its ceiling is 51 GFLOP/s.
+ROUNDING_OPERATIONS = 240.0
 EFFICIENCY = 0.4  # share of the float ceiling that capture and rounding reach: of SmolLM2's runs
 
 
