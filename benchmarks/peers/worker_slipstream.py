@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from protocol import serve
+from protocol import CONTEXT_COMPUTED, serve
 
 from slipstream.backends.batch import PAGE_SIZE
 from slipstream.backends.native import NativeOptions, compile_native
@@ -42,7 +42,11 @@ class Slipstream:
         return time.perf_counter() - start
 
     def decode(self, prompt: Sequence[int], ids: Sequence[int]) -> float:
-        self.program.step(prefill_batch(_row(prompt)), self.kv)
+        first = prompt[:CONTEXT_COMPUTED]
+        self.program.step(prefill_batch(_row(first)), self.kv)
+        computed = len(first) // PAGE_SIZE
+        for page in range(-(-len(first) // PAGE_SIZE), -(-len(prompt) // PAGE_SIZE)):
+            self.kv.copy_page(page % computed, page)
         batches = list(decode_batches(_row([*prompt, *ids]), len(prompt), len(ids)))
         start = time.perf_counter()
         for batch in batches:

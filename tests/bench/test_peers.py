@@ -66,26 +66,3 @@ def test_every_round_has_everyone_and_another_who_begins(contest) -> None:
 def test_a_worker_that_dies_is_named(contest, fake) -> None:
     with fake("broken", 1.0) as worker, pytest.raises(SystemExit, match="broken"):
         worker.ask(do="dance")
-
-
-def test_the_report_names_the_best_peer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(PEERS))
-    run = pytest.importorskip("run")
-    about = {"settings": {}, "peak_resident_bytes": 3 << 20}
-    names = {"slipstream": 20.0, "peer a": 9.0, "peer b": 10.0}
-    result = {
-        "model": "m",
-        "machine": "x",
-        "commit": "c",
-        "threads": 2,
-        "tokens": {"prompt": 512, "decode": 64, "depth": 8},
-        "contestants": dict.fromkeys(names, about),
-        "greedy_agreement": dict.fromkeys(names, 16),
-        "tokens_per_s": {
-            task: {name: [speed] * 5 for name, speed in names.items()}
-            for task in ("decode", "prefill")
-        },
-    }
-    page = run.report(result)
-    assert "decode: 2.00× [2.00, 2.00] faster than the best peer (peer b)" in page
-    assert "| peer a | 9.0 (9.0…9.0) | 9.0 (9.0…9.0) | 3 MiB |" in page
