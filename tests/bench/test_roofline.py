@@ -60,6 +60,21 @@ def test_no_point_leaves_the_frame(x, y):
     assert 0 <= px <= 860 and 0 <= py <= 500
 
 
+@pytest.mark.parametrize("operations", [2_000, 200_000_000])
+def test_the_ceilings_are_named_where_no_kernel_can_be(operations: float) -> None:
+    root = ElementTree.fromstring(draw("t", [row(operations=operations), row(rows=8)], CEILINGS))
+    words = {e.text: e for e in root.iter("text") if e.get("class") == "limit"}
+    assert words.keys() == {"int8 400", "float32 100", "memory 20.0 GB/s"}
+    (roof,) = (e.get("points", "") for e in root.iter("polyline") if e.get("class") == "roof")
+    (low_x, low_y), (corner_x, corner_y), _ = (map(float, p.split(",")) for p in roof.split())
+    memory = words["memory 20.0 GB/s"]
+    x, y = float(memory.get("x", "")), float(memory.get("y", ""))
+    above = y < corner_y
+    slope = (corner_y - low_y) / (corner_x - low_x) if corner_x > low_x else 0
+    left = memory.get("text-anchor") == "end" and y < corner_y + slope * (x - corner_x)
+    assert above or left
+
+
 def test_the_page_holds_its_notes():
     assert "<p>5 &lt; 6</p>" in page("t", [row()], CEILINGS, ["5 < 6"])
 

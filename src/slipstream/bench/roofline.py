@@ -13,8 +13,9 @@ from slipstream.bench.kernels import Row
 from slipstream.machine import Ceilings
 from slipstream.svg import Place, line, log_ticks, text, text_upwards
 
-WIDTH, HEIGHT = 860, 500
-LEFT, RIGHT, TOP, BOTTOM = 76, 250, 20, 56
+WIDTH, HEIGHT = 880, 500
+LEFT, RIGHT, TOP, BOTTOM = 76, 270, 20, 56
+LABEL_WIDTH = 130  # of the words beside the slope, with room about them
 DRAWN = ("linear", "gated linear", "attention")  # what reads weights or keys in bulk
 LINES_MOST = 8  # kernels drawn: those that take the most time
 COLORS = ("#3b6fd4", "#d9822b", "#2f9e61", "#c2417c", "#7a55c7", "#0f8f9c", "#9a6b1f", "#6b7280")
@@ -30,7 +31,9 @@ svg { width: 100%; height: auto; }
 text { fill: var(--ink); font-size: 12px; } .tick, .note { fill: var(--soft); font-size: 11px; }
 .grid { stroke: var(--faint); } .roof { stroke: var(--ink); stroke-width: 2; fill: none; }
 .lower { stroke: var(--soft); stroke-width: 1.5; stroke-dasharray: 5 4; }
-.kernel { fill: none; stroke-width: 1.6; } p { color: var(--soft); }
+.kernel { fill: none; stroke-width: 1.6; } circle { stroke: var(--ground); }
+.limit { fill: var(--soft); font-size: 11px; paint-order: stroke; stroke: var(--ground);
+  stroke-width: 4px; stroke-linejoin: round; } p { color: var(--soft); }
 """
 
 
@@ -88,6 +91,7 @@ def draw(title: str, rows: Sequence[Row], ceilings: Ceilings) -> str:
         *_axes(frame),
         *_roofs(frame, ceilings),
         *_kernels(frame, lines),
+        *_limits(frame, ceilings),
         "</svg>",
     ]
     return "\n".join(parts)
@@ -149,15 +153,25 @@ def _roofs(frame: Frame, ceilings: Ceilings) -> list[str]:
     parts = [f'<polyline class="roof" points="{points}"/>']
     start, end = frame.place(max(low, single / dram), single), frame.place(high, single)
     parts.append(line("lower", start, end))
-    parts.append(text(end[0] - 4, end[1] + 14, f"float32 {single / 1e9:.0f}", "note", "end"))
-    parts.append(
-        text(corners[-1][0] - 4, corners[-1][1] - 6, f"int8 {peak / 1e9:.0f}", "note", "end")
-    )
-    between = math.sqrt(left * corner)
-    middle = frame.place(between, dram * between)
-    words = f"memory {dram / 1e9:.1f} GB/s"
-    parts.append(text(middle[0] + 12, middle[1] + 14, words, "note", "start"))
     return parts
+
+
+def _limits(frame: Frame, ceilings: Ceilings) -> list[str]:
+    """The ceilings in words, above their lines: kernels lie beneath."""
+    dram, peak, single = ceilings.dram.median, ceilings.int8.median, ceilings.f32.median
+    corner = frame.place(min(peak / dram, 10**frame.x_high), peak)
+    right = WIDTH - RIGHT - 4
+    words = f"memory {dram / 1e9:.1f} GB/s"
+    if corner[0] - LEFT > LABEL_WIDTH:  # left of the slope, a little beneath its end
+        memory = text(corner[0] - 22, corner[1] + 12, words, "limit", "end")
+    else:
+        memory = text(corner[0] + 4, corner[1] - 6, words, "limit", "start")
+    _, lower = frame.place(1, single)
+    return [
+        text(right, corner[1] - 6, f"int8 {peak / 1e9:.0f}", "limit", "end"),
+        text(right, lower - 5, f"float32 {single / 1e9:.0f}", "limit", "end"),
+        memory,
+    ]
 
 
 def _kernels(frame: Frame, lines: Mapping[str, list[Row]]) -> list[str]:
