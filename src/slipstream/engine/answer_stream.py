@@ -7,7 +7,6 @@ and a patient one only when the answer is complete: a wake-up costs more than a 
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable
-from types import TracebackType
 from typing import Self
 
 from slipstream.engine.answer import Delta
@@ -87,10 +86,5 @@ class AnswerStream(AsyncIterator[Delta]):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.cancel()

@@ -8,6 +8,7 @@ begins to think at the start of its answer or not at all; where its template has
 from typing import Literal
 
 from slipstream.serve.tools.events import Event, Said, Thought
+from slipstream.serve.tools.incremental import IncrementalParser
 from slipstream.serve.tools.markers import held_back
 
 OPEN, CLOSE = "<think>", "</think>"
@@ -15,7 +16,7 @@ OPEN, CLOSE = "<think>", "</think>"
 State = Literal["start", "thinking", "after", "speaking"]
 
 
-class ReasoningSplitter:
+class ReasoningSplitter(IncrementalParser):
     """Splits one answer; white space around the reasoning belongs to neither part.
 
     `inside`: the prompt ends within the reasoning already. An answer that never closes its
@@ -23,17 +24,9 @@ class ReasoningSplitter:
     """
 
     def __init__(self, *, inside: bool = False) -> None:
+        super().__init__()
         self._state: State = "thinking" if inside else "start"
-        self._held = ""
         self._thought = False  # whether any reasoning has come out
-
-    def push(self, text: str) -> list[Event]:
-        """The pieces that are certain now."""
-        self._held += text
-        events: list[Event] = []
-        while self._held and self._step(events):
-            pass
-        return events
 
     def finish(self) -> list[Event]:
         """What was held back: no text follows."""
@@ -44,7 +37,6 @@ class ReasoningSplitter:
         return [Said(held)] if held and self._state != "after" else []
 
     def _step(self, events: list[Event]) -> bool:
-        """One move over what is held; False when it needs more text."""
         if self._state == "start":
             return self._begin()
         if self._state == "thinking":

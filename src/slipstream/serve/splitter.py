@@ -4,22 +4,9 @@ A `Splitter` chains the reasoning splitter and the tool parser that a model's di
 Pure: `push` text, `finish` once; how the text was cut into pieces changes nothing.
 """
 
-from typing import Protocol
-
 from slipstream.serve.reasoning import ReasoningSplitter
 from slipstream.serve.tools.events import CallArguments, CallBegun, Event, Message, Said
-
-
-class ToolParser(Protocol):
-    """Finds tool calls in text; what is no call comes out as `Said`, complete and in order."""
-
-    def push(self, text: str) -> list[Event]:
-        """The events that are certain now."""
-        ...
-
-    def finish(self) -> list[Event]:
-        """The rest: no text follows."""
-        ...
+from slipstream.serve.tools.incremental import IncrementalParser
 
 
 class Splitter:
@@ -31,7 +18,7 @@ class Splitter:
     def __init__(
         self,
         reasoning: ReasoningSplitter | None = None,
-        parser: ToolParser | None = None,
+        parser: IncrementalParser | None = None,
         *,
         one_call: bool = False,
     ) -> None:

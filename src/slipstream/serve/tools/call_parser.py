@@ -15,6 +15,7 @@ from typing import Literal
 
 from slipstream.serve.tools.call_reader import CallReader
 from slipstream.serve.tools.events import Event, Said
+from slipstream.serve.tools.incremental import IncrementalParser
 from slipstream.serve.tools.markers import first_marker, held_back
 
 HEAD = re.compile(r"([\w.-]+)(?:\[CALL_ID\][\w-]*)?(?:\[ARGS\])?\s*(?=\{)")
@@ -41,27 +42,19 @@ class Syntax:
     separators: str = " \t\r\n,;[]"
 
 
-class CallParser:
+class CallParser(IncrementalParser):
     """Reads one answer; only tools in `names` can be called."""
 
     def __init__(self, syntax: Syntax, names: frozenset[str]) -> None:
+        super().__init__()
         self._syntax = syntax
         self._names = names
         self._state: State = "text"
-        self._held = ""  # not yet decided upon
         self._raw = ""  # to be given back as text if no call follows
         self._calls = 0
         self._section_calls = 0  # since the last opener
         self._spoken = False  # whether anything has come out
         self._reader = CallReader(0, names)
-
-    def push(self, text: str) -> list[Event]:
-        """The events that are certain now."""
-        self._held += text
-        events: list[Event] = []
-        while self._held and self._step(events):
-            pass
-        return events
 
     def finish(self) -> list[Event]:
         """The rest: no text follows."""
@@ -78,7 +71,6 @@ class CallParser:
         return self._say(events, rest)
 
     def _step(self, events: list[Event]) -> bool:
-        """One move over what is held; False when it needs more text."""
         if self._state == "text":
             return self._in_text(events)
         if self._state == "between":

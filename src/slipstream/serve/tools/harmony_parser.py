@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from slipstream.serve.tools.events import CallArguments, CallBegun, Event, Said, Thought
+from slipstream.serve.tools.incremental import IncrementalParser
 from slipstream.serve.tools.markers import first_marker, held_back
 from slipstream.serve.tools.tool import Tool
 
@@ -37,24 +38,16 @@ class HarmonySyntax:
     closer: str = BODY
 
 
-class HarmonyParser:
+class HarmonyParser(IncrementalParser):
     """Reads one answer; only `tools` can be called. Reasoning comes out as `Thought`."""
 
     def __init__(self, tools: Sequence[Tool]) -> None:
+        super().__init__()
         self._names = frozenset(tool.name for tool in tools)
         self._state: State = "head"
         self._kind: Kind = "said"
-        self._held = ""
         self._calls = 0
         self._messages: dict[Kind, int] = {}
-
-    def push(self, text: str) -> list[Event]:
-        """The events that are certain now."""
-        self._held += text
-        events: list[Event] = []
-        while self._held and self._step(events):
-            pass
-        return events
 
     def finish(self) -> list[Event]:
         """The rest: no text follows. A head without a body says nothing."""
@@ -65,7 +58,6 @@ class HarmonyParser:
         return events
 
     def _step(self, events: list[Event]) -> bool:
-        """One move over what is held; False when it needs more text."""
         return self._head(events) if self._state == "head" else self._body(events)
 
     def _head(self, events: list[Event]) -> bool:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from slipstream.serve.tools.events import CallArguments, CallBegun, Event, Said
+from slipstream.serve.tools.incremental import IncrementalParser
 from slipstream.serve.tools.markers import first_marker, held_back
 from slipstream.serve.tools.tool import Tool
 
@@ -48,28 +49,20 @@ class TagSyntax:
     newlines: bool = False
 
 
-class TagParser:
+class TagParser(IncrementalParser):
     """Reads one answer; only `tools` can be called."""
 
     def __init__(self, syntax: TagSyntax, tools: Sequence[Tool]) -> None:
+        super().__init__()
         self._syntax = syntax
         self._tools = {tool.name: tool for tool in tools}
         self._state: State = "text"
-        self._held = ""  # not yet decided upon
         self._raw = ""  # to be given back as text if no call follows
         self._calls = 0
         self._kinds: dict[str, Any] = {}  # of the tool's arguments: their schemas
         self._arguments = 0  # of this call
         self._spelled_text = False  # the value is a text, which streams
         self._begun = False  # something of the value has been read
-
-    def push(self, text: str) -> list[Event]:
-        """The events that are certain now."""
-        self._held += text
-        events: list[Event] = []
-        while self._held and self._step(events):
-            pass
-        return events
 
     def finish(self) -> list[Event]:
         """The rest: no text follows. A call that is cut short keeps what it has."""
@@ -87,7 +80,6 @@ class TagParser:
         return events
 
     def _step(self, events: list[Event]) -> bool:
-        """One move over what is held; False when it needs more text."""
         match self._state:
             case "text":
                 return self._in_text(events)
