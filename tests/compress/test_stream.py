@@ -18,7 +18,8 @@ from slipstream.compress.chain import read_chain
 from slipstream.compress.passes.awq import Awq
 from slipstream.compress.passes.mixed import Mixed
 from slipstream.compress.passes.pruners import Wanda
-from slipstream.compress.passes.quantizers import Gptq, Imatrix, Rtn, SignRound
+from slipstream.compress.passes.quantizers import Gptq, Imatrix, Rtn
+from slipstream.compress.passes.signround import SignRound
 from slipstream.compress.preview import method_operations
 from slipstream.compress.stages import stage_graph, stages_of, with_rows
 from slipstream.compress.store import StoredTensors, save_tensors

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from slipstream.compress.carry_out import memory_needed
 from slipstream.compress.chain import Chain
 from slipstream.compress.passes.mixed import Mixed
-from slipstream.compress.passes.quantizers import SignRound
 from slipstream.compress.passes.rounding import Rounding
 from slipstream.compress.passes.sensitivity import PROBE_TOKENS
+from slipstream.compress.passes.signround import SignRound
 from slipstream.compress.passes.trained import Trained, numbers_of, training_bytes
 from slipstream.compress.recipe import format_label
 from slipstream.compress.work import Edition, Pass, outlined, roles_of
@@ -148,6 +148,8 @@ def method_operations(one: Pass, edition: Edition) -> float:
         return searched + len(shapes) * PROBE_TOKENS * float(
             sum(out * width for out, width in shapes)
         )
+    if isinstance(one, SignRound) and one.scope == "block":  # forward and backward
+        return searched + 6.0 * one.steps * one.batch * sum(out * width for out, width in shapes)
     if isinstance(one, SignRound):
         learned = 2.0 * one.steps * float(sum(out * width * width for out, width in shapes))
         return searched + learned

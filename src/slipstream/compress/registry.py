@@ -13,9 +13,10 @@ from slipstream.compress.passes.low_rank import LowRank
 from slipstream.compress.passes.mixed import Mixed
 from slipstream.compress.passes.pruners import Magnitude, SparseGpt, Wanda
 from slipstream.compress.passes.qat import Qat
-from slipstream.compress.passes.quantizers import Gptq, Hqq, Imatrix, Rtn, SignRound
+from slipstream.compress.passes.quantizers import Gptq, Hqq, Imatrix, Rtn
 from slipstream.compress.passes.rotate import Rotate
 from slipstream.compress.passes.share_layers import ShareLayers
+from slipstream.compress.passes.signround import SignRound
 from slipstream.compress.passes.smoothquant import SmoothQuant
 from slipstream.compress.passes.student import Student
 

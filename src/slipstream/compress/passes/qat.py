@@ -50,7 +50,8 @@ class Qat(Distill, Rounding):
     def run(self, edition: Edition, drive: Drive) -> Edition:
         """The edition with its matrices rounded, and trained to be so."""
         self.check()
-        require_torch(drive)
+        require_torch()
+        assert drive.corpus is not None, "a trained pass needs a text"
         from slipstream.compress.training.rounding import train_rounded  # noqa: PLC0415  torch
 
         return train_rounded(self, edition, drive)

@@ -13,7 +13,6 @@ from slipstream.compress.passes.grid import Clip
 from slipstream.compress.passes.rounding import Rounding
 from slipstream.compress.passes.rtn import round_to_nearest
 from slipstream.compress.passes.scales import refit_scales
-from slipstream.compress.passes.signround import learn_rounding
 from slipstream.errors import NumericError
 from slipstream.formats.tensor import Affine, AffineTensor, Zero
 
@@ -54,7 +53,7 @@ class Gptq(Rounding):
 
     def round(self, weight: F32, moments: Moments | None, format: Affine) -> AffineTensor:
         """Column by column; errors move on. What was pruned stays zero."""
-        hessian = _hessian(moments)
+        hessian = hessian_of(moments)
         assert moments is not None
         damping = moments.damping if self.damping is None else self.damping
         factor = factor_hessian(hessian, damping, self.act_order)
@@ -100,34 +99,14 @@ class Hqq(Rounding):
         return hqq.round_half_quadratic(weight, format, self.p, self.steps, self.beta)
 
 
-@dataclass(frozen=True, kw_only=True)
-class SignRound(Rounding):
-    """Learned rounding; see `passes.signround`.
-
-    steps  of signed gradient descent
-    """
-
-    steps: int = 100
-
-    @property
-    def calibrated(self) -> bool:
-        """By H."""
-        return True
-
-    def round(self, weight: F32, moments: Moments | None, format: Affine) -> AffineTensor:
-        """V, α and β by descent; float minimums are refused."""
-        if format.zero == "minimum":
-            raise ValueError("learned rounding takes symmetric or zero_point, not float minimums")
-        return learn_rounding(weight, _hessian(moments), format, self.steps)
-
-
 def zeros_of(weight: F32) -> NDArray[np.bool_] | None:
     """Where an earlier pass pruned; None where hardly anything is zero."""
     zeros: NDArray[np.bool_] = weight == 0
     return zeros if zeros.mean() > 0.05 else None
 
 
-def _hessian(moments: Moments | None) -> F32:
+def hessian_of(moments: Moments | None) -> F32:
+    """H [I, I]; NumericError without calibration."""
     if moments is None:
         raise NumericError("there is no calibration")
     return moments.hessian

@@ -94,11 +94,14 @@ class Rounding:
         rounded = edition.rounded | changed.keys()
         return replace(edition, weights=overlay(edition.weights, changed), rounded=rounded)
 
+    def takes(self, visit: Visit, name: str) -> bool:
+        """Whether it is selected and not rounded yet."""
+        return selected(self.select, name, visit.roles[name]) and not visit.rounded(name)
+
     def _turn(self, visit: Visit, name: str, group: InputGroup) -> bool:
-        """Whether it is selected, and not waiting for the stage that calibrates it."""
-        roles = visit.roles[name]
-        waits = self.calibrated and not group.width and roles != {"embedding"}
-        return selected(self.select, name, roles) and not visit.rounded(name) and not waits
+        """Whether it is to be rounded, and not waiting for the stage that calibrates it."""
+        waits = self.calibrated and not group.width and visit.roles[name] != {"embedding"}
+        return self.takes(visit, name) and not waits
 
     def _by_format(self, matrices: Mapping[str, F32]) -> dict[Affine, dict[str, F32]]:
         alike: dict[Affine, dict[str, F32]] = {}

@@ -6,23 +6,115 @@ SignRound, Cheng et al. 2023, https://arxiv.org/abs/2309.05516, with its symbols
 
 are moved by the sign of the gradient of ‖(W - Q) X‖² = tr(D H Dᵀ), which the second moments H give
 in closed form: ∂/∂Q = -2 D H. Rounding passes gradients straight through where nothing is clipped.
-The step falls linearly from 1 / steps to 0, and every row keeps the best that it has met. (The
-authors descend on the output of a block, through its nonlinearities; that needs their gradients.)
+The step falls linearly from 2 / steps to 0, and every row keeps the best that it has met. The
+authors descend on the output of a block, through its nonlinearities: ``scope = "block"`` does so,
+with torch (`compress.training.block_rounding`).
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from slipstream.compress.moments import Moments
 from slipstream.compress.passes.grid import Grid, fit_grid, from_codes, inverse_of, to_storage
-from slipstream.formats.tensor import Affine, AffineTensor
+from slipstream.compress.passes.quantizers import hessian_of, zeros_of
+from slipstream.compress.passes.rounding import Rounding
+from slipstream.compress.passes.trained import require_torch
+from slipstream.compress.stream import stream
+from slipstream.compress.work import Drive, Edition, Visit
+from slipstream.errors import NumericError, UnsupportedError
+from slipstream.formats.tensor import Affine, AffineTensor, Tensor
 
 F32 = NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SignRound(Rounding):
+    """Learned rounding.
+
+    steps  of signed gradient descent
+    scope  ``layer``: by each layer's own output error, without torch; ``block``: all linears of a
+           block together, by the error of what leaves it, with torch
+    batch  tokens that one step reads, in the scope of a block
+    """
+
+    steps: int = 100
+    scope: Literal["layer", "block"] = "layer"
+    batch: int = 2048
+    seed: int = 0
+
+    @property
+    def calibrated(self) -> bool:
+        """By H, or by the rows that enter a block."""
+        return True
+
+    def run(self, edition: Edition, drive: Drive) -> Edition:
+        """Every selected weight of every stage, in order."""
+        self._check()
+        if self.scope == "layer":
+            return super().run(edition, drive)
+        require_torch()
+        assert drive.chunks is not None, "a calibrated pass needs a text"
+        length = drive.chunks.shape[1]
+
+        def visit(visit: Visit) -> None:
+            if visit.stage.layer is not None:
+                self._learn_block(visit, length)
+            self.visit(visit)  # what is left: embedding, head, what fits no group
+
+        return stream(edition, drive, visit, inputs="now", label="rounding blocks")
+
+    def outline(self, edition: Edition) -> Edition:
+        """The formats that weights will have."""
+        self._check()
+        return super().outline(edition)
+
+    def round(self, weight: F32, moments: Moments | None, format: Affine) -> AffineTensor:
+        """V, α and β by descent."""
+        return learn_rounding(weight, hessian_of(moments), format, self.steps)
+
+    def _learn_block(self, visit: Visit, length: int) -> None:
+        """The block's matrices, unless its answers overflow: then they are rounded one by one."""
+        from slipstream.compress.training.block_rounding import (  # noqa: PLC0415  torch
+            learn_block,
+        )
+
+        formats = {}
+        for group in visit.groups:
+            for name in group.weights:
+                width = visit.tensor(name).shape[1]
+                fits = width % 16 == 0 and name not in visit.earlier
+                if fits and self.takes(visit, name) and _finite(visit.tensor(name)):
+                    formats[name] = self.format_for(width)
+        if not formats:
+            return
+        try:
+            learned = learn_block(self, visit, formats, length)
+        except NumericError as error:
+            visit.note(visit.stage.name, f"rounded layer by layer: {error}")
+            return
+        for name, tensor in learned.items():
+            visit.put(name, tensor)
+
+    def _check(self) -> None:
+        if self.zero == "minimum":
+            raise UnsupportedError(
+                "signround takes symmetric or zero_point formats, not float minimums"
+            )
+        if self.steps < 1 or self.batch < 1 or self.seed < 0:
+            raise UnsupportedError("signround: steps and batch are above 0, and seed not below")
+
 
 _SPANS = (0.5, 1.1)  # where α and β stay: minmax spans, shrunk or a little wider
 _PIECE_BYTES = 1 << 20  # of one temporary, of which there are a dozen
 _ROWS_LEAST = 256  # learned at a time: each step reads all of H
+
+
+def _finite(tensor: Tensor) -> bool:
+    """Else it is named and left as stored, when its turn comes."""
+    return bool(np.isfinite(tensor.dequantize()).all())
 
 
 @dataclass
@@ -79,6 +171,7 @@ def _learn(weight: F32, hessian: F32, format: Affine, groups: int, steps: int) -
     grouped = weight.reshape(len(weight), groups, -1)
     start = fit_grid(weight, format, "mse", importance=np.diagonal(hessian))
     best = _start(weight, hessian, start, grouped)
+    pruned = zeros_of(weight)
     ones = np.ones(grouped.shape[:2], np.float32)
     state = _State(np.zeros_like(grouped), ones.copy(), ones.copy())
     spans = _spans(grouped, format)
@@ -93,6 +186,8 @@ def _learn(weight: F32, hessian: F32, format: Affine, groups: int, steps: int) -
         moved = codes - zero[..., None] - free * (grouped * inverse_of(scale)[..., None])
         by_scale = (pull * moved).sum(axis=-1)
         gradient = np.asarray(pull * free * np.sign(scale)[..., None], np.float32)
+        if pruned is not None:
+            gradient[pruned.reshape(gradient.shape)] = 0  # what was pruned stays zero
         state.step(gradient, by_scale, spans, _rate(number, steps))
     return best
 

@@ -72,16 +72,16 @@ class Trained:
                 raise UnsupportedError(f"{name} cannot be {getattr(self, name)} in training")
 
 
-def require_torch(drive: Drive) -> None:
+def require_torch() -> None:
     """MachineError without it."""
     if find_spec("torch") is None:
         raise MachineError("training needs torch: pip install slipstream[train]")
-    assert drive.corpus is not None, "a trained pass needs a text"
 
 
 def require_training(edition: Edition, drive: Drive) -> None:
     """The same; UnsupportedError for weights that this recipe has rounded already."""
-    require_torch(drive)
+    require_torch()
+    assert drive.corpus is not None, "a trained pass needs a text"
     if edition.rounded:
         raise UnsupportedError(
             "weights that this recipe has quantized would be trained as if they were not: "

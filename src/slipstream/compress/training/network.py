@@ -78,7 +78,7 @@ class Network:
         self, stage: Stage, portion: Portion, rows: torch.Tensor | None, taps: tuple[str, ...]
     ) -> tuple[torch.Tensor, ...]:
         def run(entering: torch.Tensor | None) -> tuple[torch.Tensor, ...]:
-            return self._apply(stage, portion, entering, taps)
+            return self.apply_stage(stage, portion, entering, taps)
 
         if self.keep or rows is None or not torch.is_grad_enabled():
             return run(rows)
@@ -87,9 +87,14 @@ class Network:
         )
         return found
 
-    def _apply(
-        self, stage: Stage, portion: Portion, rows: torch.Tensor | None, taps: tuple[str, ...]
+    def apply_stage(
+        self,
+        stage: Stage,
+        portion: Portion,
+        rows: torch.Tensor | None,
+        taps: tuple[str, ...] = (),
     ) -> tuple[torch.Tensor, ...]:
+        """What leaves one stage, and the values inside it that `taps` names."""
         weights = dict(self.values(stage.weights))
         ids = portion.ids
         if rows is not None:
