@@ -17,6 +17,7 @@
 #include <string>
 #include <vector>
 
+#include "isa/memory.h"
 #include "kernels/attention.h"
 
 namespace slipstream {
@@ -86,7 +87,7 @@ struct Pages {
   AttentionShape shape;
   const Options& options;
   std::size_t key_bytes, head_total, page_bytes;
-  std::vector<std::byte> memory;
+  AlignedBuffer memory;  // in huge pages, as a pool is
   std::vector<std::int32_t> table;
 
   Pages(KVType type, int depth, const Options& options, const AttentionKernels& kernels)
@@ -96,7 +97,7 @@ struct Pages {
     page_bytes = head_total * options.layers;
     const int count = (depth + kTile - 1) / kTile;
     for (int page = 0; page < count; ++page) table.push_back(page);
-    memory.resize(page_bytes * count);
+    memory = AlignedBuffer(page_bytes * count);
     std::vector<float> key(options.head_dim), value(options.head_dim);
     std::mt19937 random(1);
     std::normal_distribution<float> normal;

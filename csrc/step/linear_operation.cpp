@@ -7,8 +7,8 @@ namespace {
 
 constexpr std::int64_t kFewRows = 4;
 constexpr std::int64_t kSomeRows = 32;
-// Preparing a single row is a few hundredths of a task when each thread has so many.
-constexpr int kTasksFewRows = 4;
+// Of the weights that a thread reads first, this much is asked for while it waits.
+constexpr std::int64_t kUpcomingBytes = 32 << 10;
 
 std::string code_word(CodeFormat codes) {
   switch (codes) {
@@ -91,11 +91,11 @@ LinearOperation::LinearOperation(int node, Domain domain, LinearSource source,
       parts_(std::move(parts)),
       sites_(sites),
       kernels_(kernels),
+      tasks_(threads),
       scratch_(threads),
       halves_(threads) {
   this->node = node;
   captured = source_.values;
-  plans_[static_cast<int>(RowClass::few)].tasks = kTasksFewRows;
   // The float input is kept although its rounded rows are read: `capture` looks at it.
   reads = {source.values};
   if (source.quantized >= 0) reads.push_back(source.quantized);
@@ -145,7 +145,6 @@ void LinearOperation::fill_input(const Step& step) const {
 }
 
 void LinearOperation::prepare(const Step& step) {
-  queue_.reset();
   const std::int64_t rows = step.rows_in(domain_);
   const LinearPlan& plan = plans_[static_cast<int>(class_of(rows))];
   choice_ = plan.kernel;
@@ -159,6 +158,7 @@ void LinearOperation::prepare(const Step& step) {
     const auto chunks = static_cast<int>(divide_up(part.matrix->panels(), panel_chunk_));
     chunk_starts_.push_back(chunk_starts_.back() + chunks);
   }
+  tasks_.reset(static_cast<int>(row_chunks) * chunk_starts_.back());
 }
 
 // Tasks are numbered row chunk by row chunk; within one, panel chunk by panel chunk.
@@ -187,8 +187,7 @@ void LinearOperation::run(const Step& step, int thread) {
     input.values = x.data;
     input.stride = x.stride;
   }
-  const auto count = static_cast<int>(divide_up(rows, row_chunk_)) * chunk_starts_.back();
-  for (int i = queue_.take(); i < count; i = queue_.take()) {
+  for (int i = tasks_.take(thread); i >= 0; i = tasks_.take(thread)) {
     const Task work = task(i, rows);
     const Range range = work.range.rows;
     const bool adapted = step.adapters != nullptr &&
@@ -199,6 +198,17 @@ void LinearOperation::run(const Step& step, int thread) {
       multiply(step, input, work, thread);
     }
   }
+}
+
+Upcoming LinearOperation::upcoming(int thread) const {
+  const int first = tasks_.first(thread);
+  if (first < 0) return {};
+  const Task work = task(first, 1);
+  const PackedMatrix& matrix = *work.part->matrix;
+  const std::int64_t panel = work.range.panels.begin;
+  const auto left = static_cast<std::int64_t>(matrix.panel_bytes()) * (matrix.panels() - panel);
+  return {{matrix.codes(panel), work.part->up ? work.part->up->codes(panel) : nullptr},
+          std::min(left, kUpcomingBytes)};
 }
 
 void LinearOperation::multiply(const Step& step, const LinearInput& input, const Task& work,

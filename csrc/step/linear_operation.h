@@ -65,6 +65,7 @@ class LinearOperation : public TeamOperation {
 
   void prepare(const Step& step) override;
   void run(const Step& step, int thread) override;
+  Upcoming upcoming(int thread) const override;
 
   const LinearPlan& plan(RowClass rows) const { return plans_[static_cast<int>(rows)]; }
   void set_plan(RowClass rows, const LinearPlan& plan) { plans_[static_cast<int>(rows)] = plan; }
@@ -93,7 +94,7 @@ class LinearOperation : public TeamOperation {
   const LinearKernels& kernels_;
   LinearPlan plans_[kRowClasses];
   LinearChoice choice_;  // of this step
-  WorkQueue queue_;
+  SharedRuns tasks_;
   std::vector<Scratch> scratch_;  // [threads]
   std::vector<Scratch> halves_;   // [threads] gate and up of rows that have adapters
   std::int64_t panels_ = 0;       // of all parts

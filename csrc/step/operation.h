@@ -60,6 +60,12 @@ struct RowOperation : Operation {
   bool of_adapters = false;   // has nothing to do unless the step has adapters
 };
 
+// Memory that is worth asking for while a thread waits for others.
+struct Upcoming {
+  const std::byte* streams[2] = {nullptr, nullptr};
+  std::ptrdiff_t size = 0;  // bytes of each
+};
+
 struct TeamOperation : Operation {
   int captured = -1;  // the float input that `capture` copies, of a linear
 
@@ -67,6 +73,8 @@ struct TeamOperation : Operation {
   // Called by one thread before the step: plans how the work is divided.
   virtual void prepare(const Step& step) = 0;
   virtual void run(const Step& step, int thread) = 0;
+  // What `run` of this thread will read first, of what does not change in a step: weights.
+  virtual Upcoming upcoming(int) const { return {}; }
 };
 
 // The rows of value `id` as T. Rows of the planned buffers begin at multiples of 64 bytes; those of

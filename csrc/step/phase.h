@@ -23,6 +23,7 @@ class Phase {
   // others wait anyway: a barrier costs about as much as a row.
   bool solo() const { return solo_; }
   void run(const Step& step, int thread);
+  Upcoming upcoming(int thread) const { return team_ ? team_->upcoming(thread) : Upcoming{}; }
 
   // The node whose time this phase is; phases of several nodes are split when they are timed.
   const std::vector<RowOperation>& row_operations() const { return rows_; }

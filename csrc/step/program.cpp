@@ -37,8 +37,27 @@ void copy_rows(const Step& step, int value, float* out) {
   }
 }
 
+// Asks for memory piece by piece, into the caches of the thread that will read it.
+class Asking {
+ public:
+  explicit Asking(const Upcoming& what) : what_(what) {}
+
+  // A few more lines of each stream; false when nothing is left.
+  bool more() {
+    for (int line = 0; line < 4 && at_ < what_.size; ++line, at_ += std::ptrdiff_t{kCacheLine}) {
+      for (const std::byte* stream : what_.streams)
+        if (stream != nullptr) __builtin_prefetch(stream + at_);
+    }
+    return at_ < what_.size;
+  }
+
+ private:
+  const Upcoming what_;
+  std::ptrdiff_t at_ = 0;
+};
+
 // One thread's walk: `before(phase, thread)`, then the phase, then a barrier in which the last to
-// come does the phases that are too small to share.
+// come does the phases that are too small to share, while the others ask for what they read next.
 template <class Before>
 void walk_phases(std::vector<Phase>& phases, const Step& step, int thread, Before before) {
   std::size_t next = 0;
@@ -49,9 +68,12 @@ void walk_phases(std::vector<Phase>& phases, const Step& step, int thread, Befor
     }
     const std::size_t first = next;
     while (next < phases.size() && phases[next].solo()) ++next;
-    step.team.barrier([&] {
-      for (std::size_t i = first; i < next; ++i) phases[i].run(step, thread);
-    });
+    Asking asking(next < phases.size() ? phases[next].upcoming(thread) : Upcoming{});
+    step.team.barrier(
+        [&] {
+          for (std::size_t i = first; i < next; ++i) phases[i].run(step, thread);
+        },
+        [&] { return asking.more(); });
   }
 }
 

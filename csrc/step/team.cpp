@@ -80,4 +80,44 @@ void Team::serve(int thread) {
   }
 }
 
+void SharedRuns::reset(int count) {
+  const auto threads = static_cast<std::int64_t>(runs_.size());
+  for (std::int64_t i = 0; i < threads; ++i) {
+    const std::int64_t begin = count * i / threads;
+    const std::int64_t end = count * (i + 1) / threads;
+    runs_[i].left.store(pack(begin, end), std::memory_order_relaxed);
+  }
+}
+
+int SharedRuns::take(int thread) {
+  const int own = take_first(runs_[thread]);
+  if (own >= 0) return own;
+  const auto threads = static_cast<int>(runs_.size());
+  for (int i = 1; i < threads; ++i) {
+    const int other = take_last(runs_[(thread + i) % threads]);
+    if (other >= 0) return other;
+  }
+  return -1;
+}
+
+int SharedRuns::take_first(Run& run) {
+  std::uint64_t left = run.left.load(std::memory_order_relaxed);
+  while (first_of(left) < end_of(left)) {
+    const std::uint64_t rest = pack(first_of(left) + 1, end_of(left));
+    if (run.left.compare_exchange_weak(left, rest, std::memory_order_relaxed))
+      return static_cast<int>(first_of(rest)) - 1;
+  }
+  return -1;
+}
+
+int SharedRuns::take_last(Run& run) {
+  std::uint64_t left = run.left.load(std::memory_order_relaxed);
+  while (first_of(left) < end_of(left)) {
+    const std::uint64_t rest = pack(first_of(left), end_of(left) - 1);
+    if (run.left.compare_exchange_weak(left, rest, std::memory_order_relaxed))
+      return static_cast<int>(end_of(rest));
+  }
+  return -1;
+}
+
 }  // namespace slipstream

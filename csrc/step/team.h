@@ -36,8 +36,18 @@ class Team {
   // The same; the last to come does `between` before any goes on.
   template <class Between>
   void barrier(Between between) {
+    barrier(between, [] { return false; });
+  }
+
+  // The same; who waits does a piece of `meanwhile` after the other, until it returns false.
+  template <class Between, class Meanwhile>
+  void barrier(Between between, Meanwhile meanwhile) {
     const std::uint32_t phase = phase_.load(std::memory_order_relaxed);
-    if (arrived_.fetch_add(1, std::memory_order_acq_rel) < size_ - 1) return wait_for(phase);
+    if (arrived_.fetch_add(1, std::memory_order_acq_rel) < size_ - 1) {
+      while (phase_.load(std::memory_order_acquire) == phase && meanwhile()) {
+      }
+      return wait_for(phase);
+    }
     arrived_.store(0, std::memory_order_relaxed);
     between();
     phase_.store(phase + 1, std::memory_order_release);
@@ -71,6 +81,35 @@ class WorkQueue {
 
  private:
   alignas(64) std::atomic<int> next_{0};
+};
+
+// Hands out the numbers 0 … count - 1 so that each thread goes through a run of them, in order, and
+// takes the last of another's when its own are done: what it reads stays in one stream, and a
+// thread that is disturbed is helped.
+class SharedRuns {
+ public:
+  explicit SharedRuns(int threads) : runs_(threads) {}
+
+  void reset(int count);
+  // The next number for `thread`; -1 when all are taken.
+  int take(int thread);
+  // The next of the thread's own run; -1 when it is done.
+  int first(int thread) const {
+    const std::uint64_t left = runs_[thread].left.load(std::memory_order_relaxed);
+    return first_of(left) < end_of(left) ? static_cast<int>(first_of(left)) : -1;
+  }
+
+ private:
+  struct alignas(64) Run {
+    std::atomic<std::uint64_t> left{0};  // its first number above, the one after its last below
+  };
+  static std::uint64_t pack(std::uint64_t first, std::uint64_t end) { return first << 32 | end; }
+  static std::uint64_t first_of(std::uint64_t left) { return left >> 32; }
+  static std::uint64_t end_of(std::uint64_t left) { return left & 0xffffffff; }
+  static int take_first(Run& run);
+  static int take_last(Run& run);
+
+  std::vector<Run> runs_;
 };
 
 }  // namespace slipstream

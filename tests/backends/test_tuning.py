@@ -112,7 +112,7 @@ def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_second_start_times_nothing_and_plans_the_same(path: Path) -> None:
-    fast = replace(DEFAULT, tasks=2)
+    fast = replace(DEFAULT, prefetch_bytes=16384)
     first, second = FakeLinears(fast=fast), FakeLinears(fast=fast)
     found = tuned.plan_linears(first, path, tune=True)
     assert found[SHAPE]["few"].plan == fast and found["other"]["few"].plan is None
@@ -153,10 +153,21 @@ def test_what_does_not_fit_into_the_time_keeps_its_default(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tuned, "TUNING_S", 0.0)
-    fake = FakeLinears(fast=replace(DEFAULT, tasks=2))
+    fake = FakeLinears(fast=replace(DEFAULT, prefetch_bytes=16384))
     found = tuned.plan_linears(fake, path, tune=True)
     assert fake.timed == 0 and not fake.planned
     assert all("too long" in choice.note for choice in found[SHAPE].values())
+
+
+def test_a_start_on_a_machine_too_busy_to_time_is_made_up_for(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fast = replace(DEFAULT, prefetch_bytes=16384)
+    with monkeypatch.context() as busy:
+        busy.setattr(tuned, "TUNING_S", 0.0)
+        tuned.plan_linears(FakeLinears(fast=fast), path, tune=True)
+    found = tuned.plan_linears(FakeLinears(fast=fast), path, tune=True)
+    assert found[SHAPE]["few"].plan == fast
 
 
 def test_small_programs_and_programs_told_so_are_not_timed(

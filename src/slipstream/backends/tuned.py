@@ -1,9 +1,10 @@
 """The plans of linears that were chosen by timing on this machine, kept for every later start.
 
 `backends.native` calls `plan_linears` for each program. A shape is timed at its first use only, in
-at most 0.8 s altogether; what was found, and that nothing was, is kept in one small file beside
-the packed weights. SLIPSTREAM_TUNE=0 leaves all at their defaults; `slipstream bench kernels
---tune` times again. A damaged file is ignored and written anew.
+at most 0.8 s altogether (at the next start if the machine was too busy for any of it); what was
+found, and that nothing was, is kept in one small file beside the packed weights. SLIPSTREAM_TUNE=0
+leaves all at their defaults; `slipstream bench kernels --tune` times again. A damaged file is
+ignored and written anew.
 """
 
 import time
@@ -28,6 +29,7 @@ TUNING_S, REDO_S = 0.8, 10.0  # of a first start; of somebody who asks for it
 BYTES_MIN = 16 << 20  # of a program's linears: a smaller one has no step worth the time
 STREAMED_BYTES = 3 << 20  # of weights in a sample of one row, so that they come from memory
 VALUE_MOST = 1 << 20
+NOT_TIMED = "not timed: it would take too long"
 
 Choices = dict[str, dict[RowClass, Choice[LinearPlan]]]  # by shape
 
@@ -67,7 +69,7 @@ def plan_linears(handle: LinearHandle, path: Path, *, tune: bool, redo: bool = F
     shapes = _nodes_by_shape(handle)
     known = load(path) or {}
     large = sum(size for _, _, size in handle.linears()) >= BYTES_MIN
-    missing = [shape for shape in shapes if redo or shape not in known]
+    missing = [shape for shape in shapes if redo or not _was_timed(known.get(shape, {}))]
     if missing and (redo or (tune and large)):
         budget_s = REDO_S if redo else TUNING_S
         known = {**known, **_tune(handle, {shape: shapes[shape] for shape in missing}, budget_s)}
@@ -79,6 +81,11 @@ def plan_linears(handle: LinearHandle, path: Path, *, tune: bool, redo: bool = F
                     [node.number for node in nodes], ROWS_TIMED[rows], choice.plan.values
                 )
     return {shape: known[shape] for shape in shapes if shape in known}
+
+
+def _was_timed(choices: Mapping[RowClass, Choice[LinearPlan]]) -> bool:
+    """Whether any class was: none is where the machine was too busy, so a later start tries."""
+    return any(choice.note != NOT_TIMED for choice in choices.values())
 
 
 @dataclass(frozen=True)
@@ -128,7 +135,7 @@ def _tune(
     found: Choices = {shape: {} for shape in shapes}
     for shape, nodes in shapes.items():
         for rows in ROWS_TIMED:
-            found[shape][rows] = Choice(None, 0.0, 0.0, "not timed: it would take too long")
+            found[shape][rows] = Choice(None, 0.0, 0.0, NOT_TIMED)
             if clock() < end:
                 item = _Item(handle, nodes, rows)
                 items.append((_sample_cost(item, clock), shape, item))

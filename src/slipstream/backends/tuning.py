@@ -51,7 +51,7 @@ def candidates_of(rows: RowClass, default: LinearPlan) -> tuple[LinearPlan, ...]
     """Plans that differ from the default in one thing that can matter for so many rows."""
     if rows == "few":
         ways = [replace(default, prefetch_bytes=size) for size in (1024, 16384)]
-        return (*ways, *(replace(default, tasks=count) for count in (2, 8)))
+        return (*ways, *(replace(default, tasks=count) for count in (4, 16)))
     ways = [replace(default, tasks=count) for count in (4, 16)]
     extra = replace(default, direct_rows=8) if rows == "some" else replace(default, task_rows=32)
     return (*ways, extra)
