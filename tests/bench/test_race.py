@@ -3,7 +3,7 @@
 import pytest
 
 from slipstream.bench.race import AGAIN, Entry, measure, race, tasks_of, workloads_of
-from slipstream.bench.shares import bandwidth_share, compute_share, roofline_share
+from slipstream.bench.shares import bandwidth_share, compute_share
 from slipstream.bench.workload import Workload
 from slipstream.graph import ops
 from slipstream.graph.cost import Cost, Size
@@ -70,7 +70,6 @@ def test_shares_are_of_bytes_and_operations_per_second() -> None:
     cost = Cost(bytes_weights=300, bytes_kv=200, operations_int8=100, operations_f32=150)
     assert bandwidth_share(cost, 2.0, LIMITS) == pytest.approx(0.25)
     assert compute_share(cost, 0.5, LIMITS) == pytest.approx(0.5)
-    assert roofline_share(cost, 1.0, LIMITS) == pytest.approx(0.5)
 
 
 def test_a_decode_step_costs_its_streams() -> None:

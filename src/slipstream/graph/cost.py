@@ -17,7 +17,6 @@ from slipstream.graph.graph import Graph, Node, weights_of
 from slipstream.machine import Ceilings
 
 FLOAT_BYTES = 4  # an activation between two operations
-ID_BYTES = 4
 
 
 @dataclass(frozen=True)

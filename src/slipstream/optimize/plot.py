@@ -159,9 +159,7 @@ def _numbers(plot: Plot, frame: _Frame) -> list[str]:
     for point in plot.points:
         x, y = frame.x(point.x[0]), frame.y(point.y[0])
         places = [(x + dx, y + dy) for dx, dy in _PLACES]
-        free = [
-            p for p in places if all(abs(p[0] - a) > 14 or abs(p[1] - b) > 12 for a, b in taken)
-        ]
+        free = [place for place in places if all(_apart(place, other) for other in taken)]
         at = (free or places)[0]
         taken.append(at)
         kind = "number chosen-number" if point.kind == "chosen" else "number"
