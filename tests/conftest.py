@@ -4,8 +4,11 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 os.environ.setdefault("SLIPSTREAM_TUNE", "0")  # no test waits for timings that it did not ask for
+settings.register_profile("untimed", deadline=None)  # how long an example takes proves nothing
+settings.load_profile("untimed")
 
 ROOT = Path(__file__).resolve().parent.parent
 
