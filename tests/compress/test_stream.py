@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +20,11 @@ from slipstream.compress.passes.awq import Awq
 from slipstream.compress.passes.mixed import Mixed
 from slipstream.compress.passes.pruners import Wanda
 from slipstream.compress.passes.quantizers import Gptq, Imatrix, Rtn
+from slipstream.compress.passes.shapes import CutWeights, whole_plan
 from slipstream.compress.passes.signround import SignRound
 from slipstream.compress.preview import method_operations
 from slipstream.compress.stages import stage_graph, stages_of, with_rows
-from slipstream.compress.store import StoredTensors, save_tensors
+from slipstream.compress.store import StoredTensors, overlay, release, save_tensors
 from slipstream.compress.stream import stream
 from slipstream.compress.work import Visit
 from slipstream.errors import MachineError
@@ -253,3 +255,30 @@ def test_a_preview_counts_what_methods_do_beyond_a_calibrated_rounding() -> None
     twice = method_operations(SignRound(steps=20), edition) - searched
     assert twice == 2 * (method_operations(SignRound(steps=10), edition) - searched) > 0
     assert method_operations(Mixed(size_mb=1), edition) > 0
+
+
+def test_mapped_pages_are_let_go_after_each_stage(tmp_path: Path) -> None:
+    edition = tiny_llama.edition()
+
+    class Counted(dict):
+        released = 0
+
+        def release(self) -> None:
+            self.released += 1
+
+    weights = Counted(edition.weights)
+    cut = CutWeights(replace(edition, weights=weights), edition.graph, whole_plan(edition))
+    over = replace(edition, weights=overlay(cut, {}))
+    after = stream(over, tiny_llama.drive(tmp_path), lambda visit: None, inputs="none")
+    assert weights.released == len(stages_of(edition.graph))
+    assert set(after.weights) >= set(edition.graph.weight_names())
+
+
+def test_what_was_let_go_is_read_again(tmp_path: Path) -> None:
+    values = np.arange(4096, dtype=np.float32)
+    save_tensors(tmp_path / "kept.safetensors", {"w": DenseTensor(values)}, {})
+    stored = StoredTensors([tmp_path / "kept.safetensors"])
+    before = stored["w"].dequantize()
+    release(overlay(stored, {}))
+    assert np.array_equal(before, values)
+    assert np.array_equal(stored["w"].dequantize(), values)

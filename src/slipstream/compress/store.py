@@ -9,7 +9,7 @@ from collections import ChainMap
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,6 +81,11 @@ class StoredTensors(Mapping[str, Tensor]):
     def __len__(self) -> int:
         return len(self._files)
 
+    def release(self) -> None:
+        """Lets the pages of the maps go; they come back when they are read."""
+        for file in set(self._files.values()):
+            file.release()
+
     @property
     def rounded(self) -> frozenset[str]:
         """The names of those that are quantized."""
@@ -100,3 +105,21 @@ def read_rows(path: Path) -> NDArray[np.float32]:
 def overlay(weights: Mapping[str, Tensor], changed: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     """The changed tensors over the others; both may be lazy."""
     return ChainMap(changed, weights)  # type: ignore[arg-type]  # never written to
+
+
+@runtime_checkable
+class Mapped(Protocol):
+    """Weights that are read through a memory map."""
+
+    def release(self) -> None:
+        """Lets the pages go; they come back when they are read."""
+        ...
+
+
+def release(weights: Mapping[str, Tensor]) -> None:
+    """Lets the mapped pages of all that lies over each other in `weights` go."""
+    if isinstance(weights, ChainMap):
+        for part in weights.maps:
+            release(part)
+    elif isinstance(weights, Mapped):
+        weights.release()

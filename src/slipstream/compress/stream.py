@@ -2,7 +2,8 @@
 
 Each stage is calibrated on what the stages before it yield as they now are, so that a pass makes up
 for the errors before it. Held at once: the rows between two stages, one stage, its moments. After
-each stage its tensors and rows are on disk: a run that is killed goes on there, with equal bits.
+each stage its tensors and rows are on disk, and what was mapped goes: a run that is killed goes on
+there, with equal bits.
 
     rows ─▶ [stage as it was] ─▶ moments ─▶ pass ─▶ [stage as it is now] ─▶ rows
 """
@@ -18,7 +19,14 @@ from slipstream.compress.inputs import InputGroup, input_groups
 from slipstream.compress.lane import Lane
 from slipstream.compress.moments import F32, Moments, gather
 from slipstream.compress.stages import Stage, stages_of
-from slipstream.compress.store import StoredTensors, overlay, read_rows, save_rows, save_tensors
+from slipstream.compress.store import (
+    StoredTensors,
+    overlay,
+    read_rows,
+    release,
+    save_rows,
+    save_tensors,
+)
 from slipstream.compress.work import Drive, Edition, Note, Visit, roles_of
 from slipstream.formats.tensor import Quantized, Tensor
 
@@ -47,6 +55,7 @@ def stream(
             visitor(visit)
             walk.keep(index, visit)
             walk.pass_on(index)
+            walk.release()
             for note in visit.notes:
                 drive.watcher.say(f"{note.weight}: {note.text}")
             advance(1)
@@ -63,6 +72,7 @@ class _Walk:
         self.drive = drive
         self.stages = stages
         self.changed: dict[str, Tensor] = {}
+        self.stored: list[StoredTensors] = []  # the files that `changed` reads from
         self.lane: Lane | None = None
         if inputs != "none":
             assert drive.chunks is not None, "a calibrated pass needs a text"
@@ -86,8 +96,7 @@ class _Walk:
         if self.lane is not None and done < len(self.stages):
             while done and not self.rows_path(done - 1).exists():
                 done -= 1  # killed before the rows were written: that stage is done again
-        stored = StoredTensors([self.tensors_path(index) for index in range(done)])
-        self.changed.update({name: stored[name] for name in stored})
+        self._take(StoredTensors([self.tensors_path(index) for index in range(done)]))
         if self.lane is not None and 0 < done < len(self.stages):
             self.lane.rows = read_rows(self.rows_path(done - 1))
         return done
@@ -118,8 +127,7 @@ class _Walk:
         """What was put goes to disk, and from now on is read from there: memory stays bounded."""
         path = self.tensors_path(index)
         save_tensors(path, visit.changed, {"notes": [asdict(note) for note in visit.notes]})
-        stored = StoredTensors([path])
-        self.changed.update({name: stored[name] for name in stored})
+        self._take(StoredTensors([path]))
 
     def pass_on(self, index: int) -> None:
         """Runs the stage as it now is; its rows are on disk before those that entered it go."""
@@ -130,6 +138,16 @@ class _Walk:
         save_rows(self.rows_path(index), self.lane.rows)
         if index > 0:
             self.rows_path(index - 1).unlink(missing_ok=True)
+
+    def release(self) -> None:
+        """Lets the mapped pages of all stages so far go, else they would count as memory."""
+        release(self.edition.weights)
+        for stored in self.stored:
+            stored.release()
+
+    def _take(self, stored: StoredTensors) -> None:
+        self.stored.append(stored)
+        self.changed.update({name: stored[name] for name in stored})
 
     def finish(self) -> Edition:
         """The edition whose weights are read from this pass's files."""

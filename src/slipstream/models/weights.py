@@ -77,6 +77,10 @@ class Weights(Mapping[str, Tensor]):
             )
         return tensor
 
+    def release(self) -> None:
+        """Lets the memory of what was read go; see `Checkpoint.release`."""
+        self.checkpoint.release()
+
     def __iter__(self) -> Iterator[str]:
         return iter(self.shapes)
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from slipstream.compress.store import release
 from slipstream.compress.work import Edition
 from slipstream.errors import UnsupportedError
 from slipstream.formats.tensor import DenseTensor, Quantized, Tensor, map_arrays
@@ -151,6 +152,10 @@ class CutWeights(Mapping[str, Tensor]):
     def __getitem__(self, name: str) -> Tensor:
         tensor = self.weights[self.origin[name]]
         return cut(tensor, self.cuts[name])
+
+    def release(self) -> None:
+        """Of the larger model."""
+        release(self.weights)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.origin)
