@@ -46,6 +46,7 @@ def main() -> None:
         layer_config=uneven,
         device_map="cpu",
         amp=False,
+        enable_torch_compile=False,  # or it compiles each block for minutes before its first step
     )
     rounding.quantize()
     seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - worked

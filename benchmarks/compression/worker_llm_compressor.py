@@ -16,7 +16,7 @@ import torch
 from llmcompressor import oneshot
 from llmcompressor.modifiers.pruning import SparseGPTModifier, WandaPruningModifier
 from llmcompressor.modifiers.quantization import GPTQModifier, QuantizationModifier
-from llmcompressor.modifiers.transform.awq import AWQModifier
+from llmcompressor.modifiers.transform.awq import AWQMapping, AWQModifier
 from torch.utils.data import DataLoader, Dataset
 from transformers import AutoModelForCausalLM
 
@@ -61,12 +61,28 @@ def recipe_of(method: str, model: torch.nn.Module) -> list:
         case "gptq":
             return [GPTQModifier(ignore=ignored, **scheme)]
         case "awq":
-            return [AWQModifier(), plain]
+            return [AWQModifier(mappings=scaled(uneven)), plain]
         case "sparsegpt":
             return [SparseGPTModifier(**half)]
         case "wanda":
             return [WandaPruningModifier(**half)]
     raise SystemExit(f"no method {method}")
+
+
+def scaled(uneven: list[str]) -> list[AWQMapping]:
+    """Its mappings for Llama, less that of a `down` which stays as it is.
+
+    0.14.0.1 divides by zero where all linears behind a mapping are left out.
+    """
+    attention = ["re:.*q_proj$", "re:.*k_proj$", "re:.*v_proj$"]
+    mappings = [
+        AWQMapping("re:.*input_layernorm$", attention),
+        AWQMapping("re:.*v_proj$", ["re:.*o_proj$"]),
+        AWQMapping("re:.*post_attention_layernorm$", ["re:.*gate_proj$", "re:.*up_proj$"]),
+    ]
+    if not any(name.endswith("down_proj") for name in uneven):
+        mappings.append(AWQMapping("re:.*up_proj$", ["re:.*down_proj$"]))
+    return mappings
 
 
 def main() -> None:

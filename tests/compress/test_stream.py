@@ -16,6 +16,7 @@ from slipstream.backends.batch import single
 from slipstream.backends.reference import compile_reference
 from slipstream.compress.carry_out import carry_out, check_memory, memory_needed, run_folder
 from slipstream.compress.chain import read_chain
+from slipstream.compress.moments import Powers
 from slipstream.compress.passes.awq import Awq
 from slipstream.compress.passes.mixed import Mixed
 from slipstream.compress.passes.pruners import Wanda
@@ -282,3 +283,26 @@ def test_what_was_let_go_is_read_again(tmp_path: Path) -> None:
     release(overlay(stored, {}))
     assert np.array_equal(before, values)
     assert np.array_equal(stored["w"].dequantize(), values)
+
+
+def test_powers_are_the_diagonal_of_the_moments(tmp_path: Path) -> None:
+    edition = tiny_llama.edition()
+    found: dict[str, dict[str, np.ndarray]] = {"now": {}, "power": {}}
+    for kind, seen in found.items():
+
+        def look(visit: Visit, seen: dict[str, np.ndarray] = seen) -> None:
+            seen.update({name: moments.power for name, moments in visit.moments.items()})
+
+        stream(edition, tiny_llama.drive(tmp_path / kind), look, inputs=kind)  # type: ignore[arg-type]
+    assert found["now"].keys() == found["power"].keys()
+    for name, power in found["now"].items():
+        assert np.allclose(power, found["power"][name], rtol=1e-4)
+
+
+def test_scaled_powers_are_those_of_scaled_inputs() -> None:
+    x = np.random.default_rng(2).standard_normal((40, 8)).astype(np.float32)
+    scale = np.linspace(0.5, 2, 8, dtype=np.float32)
+    power, peak = np.square(x).mean(axis=0), np.abs(x).max(axis=0)
+    scaled = Powers(power, peak, 40).scaled(scale)
+    assert np.allclose(scaled.power, np.square(x / scale).mean(axis=0), rtol=1e-4)
+    assert np.allclose(scaled.peak, np.abs(x / scale).max(axis=0), rtol=1e-4)

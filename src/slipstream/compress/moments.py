@@ -53,6 +53,20 @@ class Moments:
         return replace(self, hessian=self.hessian / np.outer(scale, scale), peak=self.peak / scale)
 
 
+@dataclass(frozen=True)
+class Powers(Moments):
+    """Where a pass asks for no more: `hessian` is its diagonal alone, float32 [I]."""
+
+    @property
+    def power(self) -> F32:
+        """Mean x² of each input, float32 [I]."""
+        return self.hessian
+
+    def scaled(self, scale: F32) -> "Powers":
+        """Those of x / scale."""
+        return replace(self, hessian=self.hessian / scale**2, peak=self.peak / scale)
+
+
 def damping_of(inputs: int, rows: int) -> float:
     """The share of the mean diagonal that H wants added: inputs / rows, at least 0.01.
 
@@ -64,11 +78,18 @@ def damping_of(inputs: int, rows: int) -> float:
 
 
 class Sums:
-    """Moments of several inputs while they grow, one chunk after the other."""
+    """Moments of several inputs while they grow, one chunk after the other.
 
-    def __init__(self, groups: Sequence[InputGroup], chunk_count: int) -> None:
+    kind  `Powers` sums squares alone
+    """
+
+    def __init__(
+        self, groups: Sequence[InputGroup], chunk_count: int, kind: type[Moments] = Moments
+    ) -> None:
         self.chunk_count = chunk_count
-        self.hessians = {g.key: np.zeros((g.width, g.width), np.float32) for g in groups}
+        self.kind = kind
+        sides = 1 if kind is Powers else 2
+        self.hessians = {g.key: np.zeros((g.width,) * sides, np.float32) for g in groups}
         self.peaks = {g.key: np.zeros(g.width, np.float32) for g in groups}
         self.rows = {g.key: 0 for g in groups}
 
@@ -81,12 +102,15 @@ class Sums:
         self.rows[key] += len(x)
         np.maximum(self.peaks[key], np.abs(x).max(axis=0), out=self.peaks[key])
         x = x * np.float32((len(x) * self.chunk_count) ** -0.5)
+        if self.kind is Powers:
+            self.hessians[key] += np.square(x).sum(axis=0)
+            return
         self.hessians[key] += x.T @ x  # of one array with itself: numpy computes only half of it
 
     def moments(self) -> dict[str, Moments]:
         """By the key of each group."""
         return {
-            key: Moments(hessian, self.peaks[key], self.rows[key])
+            key: self.kind(hessian, self.peaks[key], self.rows[key])
             for key, hessian in self.hessians.items()
         }
 
@@ -96,14 +120,16 @@ def gather(
     chunks: NDArray[np.int32],
     groups: Sequence[InputGroup],
     *,
+    kind: type[Moments] = Moments,
     all_logits: bool = False,
     on_tokens: Callable[[int], None] | None = None,
 ) -> dict[str, Moments]:
     """Runs int32 [C, T] chunks and sums the inputs of the groups' linears, by key.
 
+    kind        `Powers` where the squares are enough
     all_logits  the head's input is wanted, which is only computed for rows with logits
     """
-    sums = Sums(groups, len(chunks))
+    sums = Sums(groups, len(chunks), kind)
     kv = program.new_kv(-(-chunks.shape[1] // PAGE_SIZE))
     keys = tuple(group.key for group in groups)
     with one_blas_thread(), ThreadPoolExecutor(thread_count()) as team:

@@ -17,7 +17,7 @@ from slipstream.compress.blas import one_blas_thread
 from slipstream.compress.calibrate import parts_of
 from slipstream.compress.inputs import InputGroup, input_groups
 from slipstream.compress.lane import Lane
-from slipstream.compress.moments import F32, Moments, gather
+from slipstream.compress.moments import F32, Moments, Powers, gather
 from slipstream.compress.stages import Stage, stages_of
 from slipstream.compress.store import (
     StoredTensors,
@@ -31,7 +31,8 @@ from slipstream.compress.work import Drive, Edition, Note, Visit, roles_of
 from slipstream.formats.tensor import Quantized, Tensor
 
 Visitor = Callable[[Visit], None]
-Inputs = Literal["none", "now"]  # what a pass is calibrated on: nothing, or inputs as they now are
+# What a pass is calibrated on: nothing, inputs as they now are, or only the power of each of them.
+Inputs = Literal["none", "now", "power"]
 
 
 def stream(
@@ -73,6 +74,7 @@ class _Walk:
         self.stages = stages
         self.changed: dict[str, Tensor] = {}
         self.stored: list[StoredTensors] = []  # the files that `changed` reads from
+        self.kind = Powers if inputs == "power" else Moments
         self.lane: Lane | None = None
         if inputs != "none":
             assert drive.chunks is not None, "a calibrated pass needs a text"
@@ -119,7 +121,7 @@ class _Walk:
         found: dict[str, Moments] = {}
         all_logits = stage is self.stages[-1]
         for part in parts_of(groups, ids.shape[1], self.drive.memory_bytes):
-            by_key = gather(program, ids, part, all_logits=all_logits)
+            by_key = gather(program, ids, part, kind=self.kind, all_logits=all_logits)
             found.update(_by_weight(part, by_key))
         return {name: moments for name, moments in found.items() if moments.finite}
 

@@ -107,6 +107,11 @@ class Wanda(Pruner):
 
     owl: bool = False
 
+    @property
+    def inputs(self) -> Inputs:
+        """How loud each input is."""
+        return "power"
+
     def run(self, edition: Edition, drive: Drive) -> Edition:
         """With OWL, the layers' outliers are counted first."""
         if not self.owl:
@@ -157,7 +162,7 @@ def owl_ratios(edition: Edition, drive: Drive, sparsity: float) -> dict[str, flo
             visit.put(_share_name(visit.stage.name), DenseTensor(share))
 
     observing = replace(drive, folder=drive.folder / "outliers")
-    after = stream(edition, observing, count, inputs="now", label="counting outliers")
+    after = stream(edition, observing, count, inputs="power", label="counting outliers")
     names = [stage.name for stage in stages_of(edition.graph) if stage.layer is not None]
     shares = np.array([after.weights[_share_name(name)].dequantize()[0] for name in names])
     return dict(zip(names, spread_ratios(shares, sparsity).tolist(), strict=True))
@@ -199,7 +204,7 @@ def _with_ratios(
         ratio = ratios.get(visit.stage.name, pruner.sparsity)
         replace(pruner, sparsity=ratio).visit(visit)
 
-    return stream(edition, drive, visit, inputs="now", label=f"{pruner} with OWL")
+    return stream(edition, drive, visit, inputs=pruner.inputs, label=f"{pruner} with OWL")
 
 
 def _known(moments: Moments | None) -> Moments:
