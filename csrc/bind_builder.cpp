@@ -150,11 +150,18 @@ void set_codes(SourceMatrix& source, const AnyArray& codes) {
   source.inputs = extent(codes, 1) * (nibbles ? 2 : 1);
 }
 
-// formats/tensor.py's quantized records, array by array; `sparse`: two of four weights are zero.
+Sparsity sparsity_named(const std::string& form) {
+  if (form == "dense") return Sparsity::none;
+  if (form == "2:4") return Sparsity::two_of_four;
+  if (form == "mask") return Sparsity::masked;
+  throw std::invalid_argument("a matrix is packed as dense, 2:4 or mask, not as " + form);
+}
+
+// formats/tensor.py's quantized records, array by array; `form`: which zeros are left out.
 int add_quantized(ProgramBuilder& builder, const AnyArray& codes, const std::string& kind,
                   const AnyArray& scales, const std::optional<AnyArray>& offsets,
                   const std::string& zero, const std::optional<AnyArray>& supers,
-                  const std::optional<AnyArray>& minimum_supers, bool sparse) {
+                  const std::optional<AnyArray>& minimum_supers, const std::string& form) {
   SourceMatrix source;
   source.code_format = code_format(kind);
   set_codes(source, codes);
@@ -174,18 +181,32 @@ int add_quantized(ProgramBuilder& builder, const AnyArray& codes, const std::str
     throw std::invalid_argument("offsets are missing");
   }
   set_supers(source, supers, minimum_supers);
-  if (sparse) source.sparsity = Sparsity::two_of_four;
+  source.sparsity = sparsity_named(form);
   nb::gil_scoped_release release;
   return builder.add_matrix(source);
 }
 
-// Whether symmetric codes, as add_quantized takes them, can be added with `sparse`.
+// Whether symmetric codes, as add_quantized takes them, can be added as 2:4.
 bool is_two_of_four(ProgramBuilder& builder, const AnyArray& codes, const std::string& kind) {
   SourceMatrix source;
   source.code_format = code_format(kind);
   set_codes(source, codes);
   nb::gil_scoped_release release;
   return builder.is_two_of_four(source);
+}
+
+// (codes that are not zero, bytes of the fullest panel) of such codes by mask: see builder.h.
+nb::tuple masked_size_of(ProgramBuilder& builder, const AnyArray& codes, const std::string& kind,
+                         std::int64_t most) {
+  SourceMatrix source;
+  source.code_format = code_format(kind);
+  set_codes(source, codes);
+  MaskedSize size;
+  {
+    nb::gil_scoped_release release;
+    size = builder.masked_size(source, most);
+  }
+  return nb::make_tuple(size.kept, size.panel_bytes);
 }
 
 std::int64_t time_matrices(ProgramBuilder& builder, const std::vector<int>& matrices, int rows) {
@@ -260,8 +281,9 @@ void bind_builder(nb::module_& module) {
       .def("add_dense", &add_dense)
       .def("add_quantized", &add_quantized, nb::arg("codes"), nb::arg("kind"), nb::arg("scales"),
            nb::arg("offsets").none(), nb::arg("zero"), nb::arg("supers").none() = nb::none(),
-           nb::arg("minimum_supers").none() = nb::none(), nb::arg("sparse") = false)
+           nb::arg("minimum_supers").none() = nb::none(), nb::arg("form") = "dense")
       .def("is_two_of_four", &is_two_of_four)
+      .def("masked_size", &masked_size_of)
       .def("time_matrices", &time_matrices)
       .def("add_vector", &add_vector)
       .def("begin_node", &ProgramBuilder::begin_node)

@@ -12,9 +12,9 @@ namespace nb = nanobind;
 namespace slipstream {
 namespace {
 
-constexpr const char* kCodeNames[] = {"f32",    "f16",   "bf16",     "int8",    "int4",
-                                      "int2",   "int3",  "int5",     "int6",    "nf4",
-                                      "iq4_nl", "mxfp4", "int8_2:4", "int4_2:4"};
+constexpr const char* kCodeNames[] = {
+    "f32",  "f16", "bf16",   "int8",  "int4",     "int2",     "int3",      "int5",
+    "int6", "nf4", "iq4_nl", "mxfp4", "int8_2:4", "int4_2:4", "int8_mask", "int4_mask"};
 constexpr const char* kScaleNames[] = {"f16", "f32", "e8m0", "nested"};
 
 template <class Format, std::size_t count>
@@ -33,13 +33,15 @@ std::shared_ptr<const void> owner_of(nb::handle object) {
           }};
 }
 
-// (outputs, inputs, codes, group, scales, minimums or None, supers): what add_packed takes back.
+// (outputs, inputs, codes, group, scales, minimums or None, supers, code bytes): what add_packed
+// takes back.
 nb::tuple layout_of(const PackedMatrix& matrix) {
   const MatrixFormat& format = matrix.format();
   const nb::object minimums =
       format.has_minimums ? nb::object(nb::str(kScaleNames[int(format.minimums)])) : nb::none();
   return nb::make_tuple(matrix.outputs(), matrix.inputs(), kCodeNames[int(format.codes)],
-                        format.group, kScaleNames[int(format.scales)], minimums, format.supers);
+                        format.group, kScaleNames[int(format.scales)], minimums, format.supers,
+                        format.code_bytes);
 }
 
 // The layout of a matrix and its panels, uint8, read-only; the array keeps them alive.
@@ -57,7 +59,7 @@ nb::tuple packed(const ProgramBuilder& builder, int id) {
 int add_packed(ProgramBuilder& builder, nb::handle panels, std::int64_t outputs,
                std::int64_t inputs, const std::string& codes, std::int64_t group,
                const std::string& scales, const std::optional<std::string>& minimums,
-               std::int64_t supers) {
+               std::int64_t supers, std::int64_t code_bytes) {
   const auto array = nb::cast<AnyArray>(panels);
   MatrixFormat format;
   format.codes = named<CodeFormat>(kCodeNames, codes);
@@ -65,6 +67,7 @@ int add_packed(ProgramBuilder& builder, nb::handle panels, std::int64_t outputs,
   format.scales = named<ScaleFormat>(kScaleNames, scales);
   format.has_minimums = minimums.has_value();
   format.supers = supers;
+  format.code_bytes = code_bytes;
   if (minimums) format.minimums = named<ScaleFormat>(kScaleNames, *minimums);
   const auto* data = array_data<std::uint8_t>(array, 1, "packed panels");
   return builder.add_packed({format, outputs, inputs, owner_of(panels),
@@ -77,7 +80,7 @@ void bind_packed(nb::class_<ProgramBuilder>& builder) {
   builder.def("packed", &packed)
       .def("add_packed", &add_packed, nb::arg("panels"), nb::arg("outputs"), nb::arg("inputs"),
            nb::arg("codes"), nb::arg("group"), nb::arg("scales"), nb::arg("minimums").none(),
-           nb::arg("supers"));
+           nb::arg("supers"), nb::arg("code_bytes") = 0);
 }
 
 }  // namespace slipstream

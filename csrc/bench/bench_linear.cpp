@@ -4,7 +4,8 @@
 //   bench_linear [--isa NAME] [--threads N] [--rows 1,4,512] [--shapes 576x1536,…] [--formats …]
 //   [--seconds S] [--direct ROWS]
 //
-// Further formats: int8_2:4 int4_2:4 (random places), int2 int3 int5 int6 nf4 iq4_nl mxfp4, and
+// Further formats: int8_2:4 int4_2:4 (random places), int8_mask50 int4_mask50 … (so many of a
+// hundred weights kept, anywhere), int2 int3 int5 int6 nf4 iq4_nl mxfp4, and
 // q2_k … q6_k as GGML has them (shapes of multiples of 256 inputs). Formats: int4, int4min (f16
 // scales and minimums, group 32), int4g128, int8, f32in (int4min with float32 rows), bf16, f32.
 // Each line is the best of the repetitions that fit in the time: what the kernel can do when left
@@ -16,6 +17,8 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
+#include <memory>
 #include <random>
 #include <string>
 #include <thread>
@@ -126,6 +129,46 @@ PackedMatrix random_matrix(const MatrixFormat& format, int64_t outputs, int64_t 
   return matrix;
 }
 
+// Random codes of which `percent` of a hundred are not zero, packed by mask.
+PackedMatrix masked_matrix(bool nibbles, int percent, int64_t outputs, int64_t inputs) {
+  std::mt19937 random(1);
+  const auto code = [&](int zero, int high) {
+    return int(random() % 100) < percent ? int(zero + 1 + random() % high) : zero;
+  };
+  std::vector<uint8_t> codes(std::size_t(outputs * inputs / (nibbles ? 2 : 1)));
+  for (uint8_t& byte : codes) byte = uint8_t(nibbles ? code(8, 7) | code(8, 7) << 4 : code(0, 127));
+  const std::vector<uint16_t> scales(std::size_t(outputs * inputs / 32), 0x2000);
+  SourceMatrix source;
+  source.outputs = outputs, source.inputs = inputs, source.group = 32;
+  source.code_format = nibbles ? CodeFormat::int4 : CodeFormat::int8;
+  source.codes = codes.data(), source.scales = scales.data();
+  source.scale_format = ScaleFormat::f16;
+  source.sparsity = Sparsity::masked;
+  return pack(source);
+}
+
+constexpr std::string_view kMask = "_mask";
+
+bool is_masked(const std::string& name) { return name.find(kMask) != std::string::npos; }
+
+// What one run multiplies with; copies share no memory.
+PackedMatrix make_matrix(const std::string& name, int64_t outputs, int64_t inputs) {
+  if (is_masked(name)) {
+    const int percent = std::stoi(name.substr(name.find(kMask) + kMask.size()));
+    return masked_matrix(name.rfind("int4", 0) == 0, percent, outputs, inputs);
+  }
+  MatrixFormat format = format_of(name);
+  if (format.scales == ScaleFormat::nested) format.supers = inputs / 256;
+  return random_matrix(format, outputs, inputs);
+}
+
+PackedMatrix copy_of(const PackedMatrix& matrix) {
+  const auto memory = std::make_shared<AlignedBuffer>(matrix.size_bytes());
+  std::memcpy(memory->data(), matrix.codes(0), matrix.size_bytes());
+  return {matrix.format(), matrix.outputs(), matrix.inputs(),
+          memory,          memory->data(),   matrix.size_bytes()};
+}
+
 struct Work {
   std::vector<PackedMatrix> matrices;
   std::vector<float> x, y;
@@ -137,13 +180,12 @@ struct Work {
 Work make_work(const Options& options, const LinearKernels& kernels, const std::string& name,
                int64_t inputs, int64_t outputs, int64_t rows) {
   Work work;
-  MatrixFormat format = format_of(name);
-  if (format.scales == ScaleFormat::nested) format.supers = inputs / 256;
-  work.matrices.push_back(random_matrix(format, outputs, inputs));
+  work.matrices.push_back(make_matrix(name, outputs, inputs));
+  const MatrixFormat format = work.matrices[0].format();
   const int64_t beyond_caches = int64_t(160) << 20;
   const int64_t copies = beyond_caches / int64_t(work.matrices[0].size_bytes()) + 1;
   for (int64_t i = 1; i < (options.cached || rows > 64 ? 1 : copies); ++i)
-    work.matrices.push_back(random_matrix(format, outputs, inputs));
+    work.matrices.push_back(copy_of(work.matrices[0]));
   std::mt19937 random(2);
   std::normal_distribution<float> normal;
   for (int64_t i = 0; i < rows * inputs; ++i) work.x.push_back(normal(random));
@@ -204,7 +246,7 @@ void bench(const Options& options) {
                   outputs = std::stoll(shape.substr(shape.find('x') + 1));
     for (const std::string& format : options.formats)
       for (const int64_t rows : options.rows) {
-        const int64_t group = format_of(format).group;
+        const int64_t group = is_masked(format) ? 32 : format_of(format).group;
         if (group != 0 && inputs % group != 0) continue;
         Work work = make_work(options, kernels, format, inputs, outputs, rows);
         const double seconds = best_time(options, kernels, work, outputs, rows);

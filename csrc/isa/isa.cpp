@@ -69,9 +69,11 @@ bool tiles_permitted() {
 #endif
 }
 
+bool vbmi2_supported() { return avx512_supported() && has(cpuid(7, 0).c, {6}); }
+
 bool amx_supported() {
   constexpr int amx_tile = 24, amx_int8 = 25;
-  return avx512_supported() && has(saved_states(), {17, 18}) &&
+  return vbmi2_supported() && has(saved_states(), {17, 18}) &&
          has(cpuid(7, 0).d, {amx_tile, amx_int8}) && tiles_permitted();
 }
 
@@ -118,6 +120,15 @@ bool isa_supported(Isa isa) {
   return isa == Isa::portable || (isa == Isa::neon && dot_product_supported());
 #else
   return isa == Isa::portable;
+#endif
+}
+
+bool expands_bytes() {
+#if defined(SLIPSTREAM_X86)
+  static const bool there = vbmi2_supported();
+  return there;
+#else
+  return false;
 #endif
 }
 

@@ -20,6 +20,9 @@ std::optional<Isa> isa_from_name(std::string_view name);
 // asks the kernel for permission to use the tiles, so ask before threads start.
 bool isa_supported(Isa isa);
 
+// Whether vpexpandb is there (AVX-512 VBMI2): always with `amx`, on some processors with `avx512`.
+bool expands_bytes();
+
 // Every supported set, slowest first; never empty, since `portable` always runs.
 std::vector<Isa> isas_supported();
 

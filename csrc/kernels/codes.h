@@ -24,6 +24,8 @@ enum class CodeFormat {
   mxfp4,
   int8_2of4,  // of each four inputs, two that are not zero
   int4_2of4,
+  int8_masked,  // those that are not zero, and a bit for each input
+  int4_masked,
 };
 
 // Levels of the 4-bit codebooks; formats/codebook.py has them too, and says where they come from.
@@ -43,13 +45,15 @@ SLIPSTREAM_INLINE bool is_codebook(CodeFormat format) {
   return format >= CodeFormat::nf4 && format <= CodeFormat::mxfp4;
 }
 SLIPSTREAM_INLINE bool is_sparse(CodeFormat format) { return format >= CodeFormat::int8_2of4; }
+SLIPSTREAM_INLINE bool is_masked(CodeFormat format) { return format >= CodeFormat::int8_masked; }
 
 // Whether kernels unpack codes to int8, and not to numbers from 0 on.
 SLIPSTREAM_INLINE bool has_signed_codes(CodeFormat format) {
-  return format == CodeFormat::int8 || is_codebook(format) || is_sparse(format);
+  return format == CodeFormat::int8 || is_codebook(format) ||
+         (is_sparse(format) && format != CodeFormat::int4_masked);
 }
 
-// Bits of a weight as it is packed, the place of a sparse one included.
+// Bits of a weight as it is packed: the place of one of 2:4 included, of masked ones the code.
 SLIPSTREAM_INLINE int bits_of_code(CodeFormat format) {
   switch (format) {
     case CodeFormat::f32:
@@ -58,6 +62,7 @@ SLIPSTREAM_INLINE int bits_of_code(CodeFormat format) {
     case CodeFormat::bf16:
       return 16;
     case CodeFormat::int8:
+    case CodeFormat::int8_masked:
       return 8;
     case CodeFormat::int2:
       return 2;
@@ -75,7 +80,7 @@ SLIPSTREAM_INLINE int bits_of_code(CodeFormat format) {
 }
 
 // Codes of fewer than 8 bits are packed from 0 on; this one stands for 0 where there is no minimum.
-// int8, the levels of codebooks and sparse codes are signed.
+// int8, the levels of codebooks and the codes of 2:4 are signed.
 SLIPSTREAM_INLINE int zero_code(CodeFormat format, bool has_minimums) {
   if (has_signed_codes(format) || has_minimums) return 0;
   return 1 << (bits_of_code(format) - 1);

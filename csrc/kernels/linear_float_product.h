@@ -3,6 +3,7 @@
 #pragma once
 
 #include "kernels/linear_float.h"
+#include "kernels/linear_masked.h"
 #include "kernels/linear_sparse.h"
 
 namespace slipstream::SLIPSTREAM_ISA {
@@ -58,6 +59,10 @@ class FloatProduct {
         return blocked<DecodeUnit<Sparse8>>(index, outs[0]);
       case CodeFormat::int4_2of4:
         return blocked<DecodeUnit<Sparse4>>(index, outs[0]);
+      case CodeFormat::int8_masked:
+      case CodeFormat::int4_masked:
+        return with_masked(matrix_.format(), matrix_.codes(index),
+                           [&](auto reader) { masked(index, reader, outs[0]); });
     }
   }
 
@@ -95,6 +100,18 @@ class FloatProduct {
       else
         decode_block<Decode>(panel, format.group, format.dense(), k, end, block_);
       float_rows(weights, end - k, x_, k, row_count_, sums_);
+    }
+    for (int64_t i = 0; i < row_count_; ++i) store_output(out, i, load(sums_ + i * kLanes));
+  }
+
+  template <class Codes>
+  void masked(int64_t index, Codes& codes, const PanelOutput& out) const {
+    const Panel panel = panel_of(matrix_, index);
+    for (int64_t i = 0; i < row_count_; ++i) store(sums_ + i * kLanes, zero_f32());
+    for (int64_t k = 0; k < matrix_.inputs(); k += kBlockInputs) {
+      const int64_t end = smaller(k + kBlockInputs, matrix_.inputs());
+      decode_masked(panel, codes, matrix_.format().group, k, end, block_);
+      float_rows(block_, end - k, x_, k, row_count_, sums_);
     }
     for (int64_t i = 0; i < row_count_; ++i) store_output(out, i, load(sums_ + i * kLanes));
   }

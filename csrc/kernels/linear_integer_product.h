@@ -3,6 +3,7 @@
 #pragma once
 
 #include "kernels/linear_integer.h"
+#include "kernels/linear_masked.h"
 #include "kernels/linear_sparse.h"
 #if defined(SLIPSTREAM_ISA_AMX)
 #include "kernels/linear_tiles.h"
@@ -20,6 +21,7 @@ constexpr int64_t kLooseBytes = 1;
 // No more rows than these read packed codes, whatever was chosen: the tiles of AMX want an unpacked
 // panel, other sets than AVX2 were not measured beyond, and other widths cost more to unpack.
 SLIPSTREAM_INLINE int64_t direct_rows_most(CodeFormat codes) {
+  if (is_masked(codes)) return kMaskedRows;
 #if defined(SLIPSTREAM_ISA_AVX2)
   if (codes == CodeFormat::int4 || codes == CodeFormat::int8) return int64_t(1) << 20;
 #else
@@ -105,6 +107,11 @@ class IntegerProduct {
         return sparse_rows<Sparse8>(packed, merging_, rows_, all(), out, ahead);
       case CodeFormat::int4_2of4:
         return sparse_rows<Sparse4>(packed, merging_, rows_, all(), out, ahead);
+      case CodeFormat::int8_masked:
+      case CodeFormat::int4_masked:
+        return with_masked(matrix_.format(), packed.codes, [&](const auto& reader) {
+          masked_rows(packed, reader, merging_, rows_, row_count_, out, ahead);
+        });
       default:
         __builtin_unreachable();  // merge_group refuses dense matrices
     }
@@ -215,7 +222,6 @@ class IntegerProduct {
   }
 
   // One code a byte (or two, see wide()), in scratch where the packed form differs.
-
   const std::byte* unpack_codes(const std::byte* codes) const {
     switch (matrix_.format().codes) {
       case CodeFormat::int4:
@@ -238,6 +244,13 @@ class IntegerProduct {
         return loosened<Sparse8>(codes);
       case CodeFormat::int4_2of4:
         return loosened<Sparse4>(codes);
+      case CodeFormat::int8_masked:
+      case CodeFormat::int4_masked:
+        with_masked(matrix_.format(), codes, [&](auto reader) {
+          each_step(reader, matrix_.inputs_padded(), choice_.prefetch_bytes,
+                    [&](int64_t step, const Bytes& b) { store_loose(step, b); });
+        });
+        return loose_codes_;
       default:
 #if defined(SLIPSTREAM_ISA_AVX2)
         if (wide()) return loosened<SignedCodes>(codes);

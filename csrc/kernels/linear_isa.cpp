@@ -156,6 +156,25 @@ void embed(const PackedMatrix& matrix, int64_t output, float* out) {
   }
 }
 
+// Its panel is read from the beginning: units have no place of their own.
+void embed_masked(const PackedMatrix& matrix, int64_t output, float* out) {
+  const Panel panel = panel_of(matrix, output / kPanelOutputs);
+  const int64_t group = matrix.format().group;
+  with_masked(matrix.format(), panel.codes, [&](auto codes) {
+    GroupScale scale{};
+    for (int64_t k = 0; k < matrix.inputs(); k += 16) {
+      if (k % group == 0) scale = group_scale(panel, k / group);
+      f32x16 w[16];
+      decode_unit(codes, scale, w);
+      for (int64_t i = 0; i < smaller(16, matrix.inputs() - k); ++i) {
+        float lanes[kLanes];
+        store(lanes, w[i]);
+        out[k + i] = lanes[output % kPanelOutputs];
+      }
+    }
+  });
+}
+
 void embed_row(const PackedMatrix& matrix, int64_t output, float* out) {
   switch (matrix.format().codes) {
     case CodeFormat::f32:
@@ -186,6 +205,9 @@ void embed_row(const PackedMatrix& matrix, int64_t output, float* out) {
       return embed<DecodeUnit<Sparse8>>(matrix, output, out);
     case CodeFormat::int4_2of4:
       return embed<DecodeUnit<Sparse4>>(matrix, output, out);
+    case CodeFormat::int8_masked:
+    case CodeFormat::int4_masked:
+      return embed_masked(matrix, output, out);
   }
 }
 

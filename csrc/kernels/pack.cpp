@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "kernels/pack_codes.h"
+#include "kernels/pack_masked.h"
 #include "kernels/pack_sparse.h"
 
 namespace slipstream {
@@ -69,6 +70,19 @@ void check(const MatrixFormat& format, int64_t outputs, int64_t inputs) {
   check_supers(format, inputs);
 }
 
+// Between nothing but masks and nothing but codes.
+void check_code_bytes(const MatrixFormat& format, int64_t inputs_padded) {
+  if (!is_masked(format.codes)) {
+    if (format.code_bytes != 0) throw std::invalid_argument("only masked codes differ in length");
+    return;
+  }
+  const int64_t masks = inputs_padded * kPanelOutputs / 8;
+  const int64_t most = masks + inputs_padded * kPanelOutputs * bits_of_code(format.codes) / 8;
+  if (format.code_bytes % int64_t(kCacheLine) != 0 || format.code_bytes < masks ||
+      format.code_bytes > most)
+    throw std::invalid_argument("a panel of masked codes has an impossible length");
+}
+
 }  // namespace
 
 PackedMatrix::PackedMatrix(const MatrixFormat& format, int64_t outputs, int64_t inputs,
@@ -106,13 +120,26 @@ void PackedMatrix::lay_out() {
   if (format_.scales == ScaleFormat::nested)
     while (format_.supers << super_shift_ < groups_) ++super_shift_;
   const auto groups = std::size_t(groups_), supers = std::size_t(format_.supers);
+  check_code_bytes(format_, inputs_padded());
   scales_at_ =
       std::size_t(inputs_padded()) * std::size_t(bits_of_code(format_.codes)) / 8 * kOutputs;
+  if (is_masked(format_.codes)) scales_at_ = std::size_t(format_.code_bytes);
   minimums_at_ = scales_at_ + rounded_up(scales_bytes(format_.scales, groups, supers), kCacheLine);
   panel_bytes_ = minimums_at_;
   if (format_.has_minimums)
     panel_bytes_ += rounded_up(scales_bytes(format_.minimums, groups, supers), kCacheLine);
 }
+
+namespace {
+
+CodeFormat sparse_codes(const SourceMatrix& source) {
+  const bool nibbles = source.code_format == CodeFormat::int4;
+  if (source.sparsity == Sparsity::masked)
+    return nibbles ? CodeFormat::int4_masked : CodeFormat::int8_masked;
+  return nibbles ? CodeFormat::int4_2of4 : CodeFormat::int8_2of4;
+}
+
+}  // namespace
 
 MatrixFormat packed_format(const SourceMatrix& source) {
   MatrixFormat format;
@@ -120,8 +147,9 @@ MatrixFormat packed_format(const SourceMatrix& source) {
   if (source.sparsity != Sparsity::none) {
     if (!can_be_sparse(source))
       throw std::invalid_argument("only symmetric codes of 4 or 8 bits can be packed sparse");
-    const bool nibbles = source.code_format == CodeFormat::int4;
-    format.codes = nibbles ? CodeFormat::int4_2of4 : CodeFormat::int8_2of4;
+    format.codes = sparse_codes(source);
+    if (is_masked(format.codes))
+      format.code_bytes = source.code_bytes ? source.code_bytes : masked_code_bytes(source);
   }
   if (format.dense()) return format;
   format.group = source.group;

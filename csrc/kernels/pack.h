@@ -17,6 +17,10 @@
 //   2 of 4: of each four inputs the two codes that may differ from zero, 16 inputs at a time:
 //     int8  two octets [o][4], codes 0 and 1 of the first four inputs, 2 and 3 of the next, then
 //           32 bytes of places, two bits each: isa/chosen.h. int4: the octets as nibbles of one
+//   masked: 16 inputs at a time too, but as many bytes as they need: for each four inputs 8 bytes,
+//           bit 4·o + i saying that [o][i] is not zero; then for each four inputs such codes back
+//           to back, [o][i] in turn; int4: as nibbles -8 … 7, low first, up to a whole byte. All
+//           panels are as long as the fullest, so that each begins at a known place.
 //   nested scales are int8 [groups][16], then f16 [supers][16]; minimums likewise.
 //
 // Outputs are padded to 16 and inputs to 64, with zero codes; padded outputs have zero scales.
@@ -35,6 +39,7 @@ namespace slipstream {
 constexpr int kPackedLayout = 3;  // raise it when what lies in a panel changes: files hold panels
 constexpr int64_t kPanelOutputs = 16;
 constexpr int64_t kInputPadding = 64;
+constexpr int64_t kMaskedTail = 384;  // bytes after the last masked panel, which readers may touch
 
 struct Range {
   int64_t begin = 0;
@@ -53,7 +58,8 @@ struct MatrixFormat {
   ScaleFormat scales = ScaleFormat::f32;
   bool has_minimums = false;
   ScaleFormat minimums = ScaleFormat::f32;
-  int64_t supers = 0;  // super-groups of a row where scales (and minimums) are nested
+  int64_t supers = 0;      // super-groups of a row where scales (and minimums) are nested
+  int64_t code_bytes = 0;  // of a panel of masked codes, a multiple of 64
 
   SLIPSTREAM_INLINE bool dense() const { return codes < CodeFormat::int8; }
 };
@@ -62,7 +68,7 @@ struct MatrixFormat {
 enum class OffsetFormat { none, minimum_f16, minimum_f32, zero_u8, zero_i8, minimum_nested };
 
 // Which zeros of a matrix are left out when it is packed.
-enum class Sparsity { none, two_of_four };
+enum class Sparsity { none, two_of_four, masked };
 
 // The canonical arrays of one matrix, row-major and contiguous; borrowed. G = inputs / group.
 struct SourceMatrix {
@@ -80,7 +86,8 @@ struct SourceMatrix {
   int64_t super_count = 0;                   // of a row, where scales are nested
   const uint16_t* supers = nullptr;          // f16 [O, super_count]
   const uint16_t* minimum_supers = nullptr;  // likewise, for minimum_nested
-  Sparsity sparsity = Sparsity::none;        // two_of_four: see pack_sparse.h
+  Sparsity sparsity = Sparsity::none;        // see pack_sparse.h and pack_masked.h
+  int64_t code_bytes = 0;                    // masked: what the fullest panel needs; 0: to be found
 };
 
 class PackedMatrix {
@@ -105,7 +112,10 @@ class PackedMatrix {
     return (outputs_ + kPanelOutputs - 1) / kPanelOutputs;
   }
   SLIPSTREAM_INLINE std::size_t panel_bytes() const { return panel_bytes_; }
-  SLIPSTREAM_INLINE std::size_t size_bytes() const { return panel_bytes_ * std::size_t(panels()); }
+  SLIPSTREAM_INLINE std::size_t size_bytes() const {
+    const std::size_t tail = is_masked(format_.codes) ? std::size_t(kMaskedTail) : 0;
+    return panel_bytes_ * std::size_t(panels()) + tail;
+  }
 
   // Only the panels of a matrix that was not packed before may be written.
   SLIPSTREAM_INLINE std::byte* codes(int64_t panel) {

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <stdexcept>
 
+#include "kernels/pack_masked.h"
 #include "kernels/pack_sparse.h"
 
 namespace slipstream {
@@ -189,6 +190,7 @@ float float_from_half(uint16_t half) {
 }
 
 void pack_codes(const SourceMatrix& source, PackedMatrix& packed, int64_t panel) {
+  if (is_masked(packed.format().codes)) return pack_masked(source, packed, panel);
   if (is_sparse(packed.format().codes)) return pack_sparse(source, packed, panel);
   const PanelOutputs outputs = panel_outputs(source, panel);
   std::byte* memory = packed.codes(panel);
@@ -213,6 +215,8 @@ void pack_codes(const SourceMatrix& source, PackedMatrix& packed, int64_t panel)
       return pack_planes(source, outputs, memory);
     case CodeFormat::int8_2of4:
     case CodeFormat::int4_2of4:
+    case CodeFormat::int8_masked:
+    case CodeFormat::int4_masked:
       break;  // never of a source
   }
   throw std::invalid_argument("unknown code format");

@@ -9,20 +9,6 @@ namespace {
 
 constexpr int64_t kUnitInputs = 16;
 
-// The codes of an output from input k on, zero for zero, whatever the format; past the inputs zero.
-void read_codes(const SourceMatrix& source, int64_t output, int64_t k, int64_t count, int8_t* out) {
-  const int64_t there = std::min(count, source.inputs - k);
-  std::memset(out, 0, size_t(count));
-  if (source.code_format == CodeFormat::int8) {
-    const auto* codes = static_cast<const int8_t*>(source.codes);
-    std::memcpy(out, codes + output * source.inputs + k, size_t(there));
-    return;
-  }
-  const auto* nibbles = static_cast<const uint8_t*>(source.codes) + output * (source.inputs / 2);
-  for (int64_t i = 0; i < there; ++i)
-    out[i] = int8_t((nibbles[(k + i) / 2] >> ((k + i) % 2 * 4) & 15) - 8);
-}
-
 // The two codes that are kept of four, and which they are.
 struct Pair {
   int8_t code[2] = {0, 0};
@@ -64,6 +50,19 @@ int kept_of(const int8_t* four) {
 }
 
 }  // namespace
+
+void read_codes(const SourceMatrix& source, int64_t output, int64_t k, int64_t count, int8_t* out) {
+  const int64_t there = std::min(count, source.inputs - k);
+  std::memset(out, 0, size_t(count));
+  if (source.code_format == CodeFormat::int8) {
+    const auto* codes = static_cast<const int8_t*>(source.codes);
+    std::memcpy(out, codes + output * source.inputs + k, size_t(there));
+    return;
+  }
+  const auto* nibbles = static_cast<const uint8_t*>(source.codes) + output * (source.inputs / 2);
+  for (int64_t i = 0; i < there; ++i)
+    out[i] = int8_t((nibbles[(k + i) / 2] >> ((k + i) % 2 * 4) & 15) - 8);
+}
 
 bool can_be_sparse(const SourceMatrix& source) {
   const bool codes =

@@ -39,10 +39,8 @@ int ProgramBuilder::add_matrix(const SourceMatrix& source) {
   require_open();
   require(source.outputs > 0 && source.inputs > 0, "a matrix must not be empty");
   require(source.outputs <= kMostWidth && source.inputs <= kMostWidth, "a matrix is too large");
-  require(source.sparsity == Sparsity::none || is_two_of_four(source),
-          "more than two of four weights are not zero, or the format has no sparse form");
   auto packed =
-      std::make_shared<PackedMatrix>(packed_format(source), source.outputs, source.inputs, &arena_);
+      std::make_shared<PackedMatrix>(format_of(source), source.outputs, source.inputs, &arena_);
   WorkQueue queue;
   constexpr std::int64_t kPanels = 8;  // taken at once
   auto work = [&](int) {

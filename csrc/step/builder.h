@@ -11,6 +11,7 @@
 
 #include "kernels/attention.h"
 #include "kernels/linear.h"
+#include "kernels/pack_masked.h"
 #include "step/linear_operation.h"
 #include "step/program.h"
 #include "step/row_operations.h"
@@ -59,6 +60,9 @@ class ProgramBuilder {
   int add_matrix(const SourceMatrix& source);
   // Whether the matrix could be added with Sparsity::two_of_four.
   bool is_two_of_four(const SourceMatrix& source);
+  // What its codes would need with Sparsity::masked; some panel_bytes above `most` where one panel
+  // needs more than that, and then the rest was not read. std::invalid_argument where it cannot be.
+  MaskedSize masked_size(const SourceMatrix& source, std::int64_t most);
   // Nanoseconds of `rows` rows times each of these matrices of one shape, on the team.
   std::int64_t time_matrices(const std::vector<int>& matrices, int rows);
   // A matrix that was packed before.
@@ -90,6 +94,7 @@ class ProgramBuilder {
 
  private:
   void require_open() const;
+  MatrixFormat format_of(const SourceMatrix& source);
   const Value& value(int id) const;
   const PackedMatrix& matrix(int id) const;
   const float* vector(int id, std::int64_t width) const;

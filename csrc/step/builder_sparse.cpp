@@ -2,8 +2,10 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <limits>
 #include <stdexcept>
 
+#include "kernels/pack_masked.h"
 #include "kernels/pack_sparse.h"
 #include "step/builder.h"
 
@@ -34,6 +36,40 @@ bool ProgramBuilder::is_two_of_four(const SourceMatrix& source) {
   };
   parts_.team->run(work);
   return holds;
+}
+
+MaskedSize ProgramBuilder::masked_size(const SourceMatrix& source, std::int64_t most) {
+  require_open();
+  if (!can_be_sparse(source))
+    throw std::invalid_argument("only symmetric codes of 4 or 8 bits can be packed sparse");
+  const std::int64_t panels = (source.outputs + kPanelOutputs - 1) / kPanelOutputs;
+  WorkQueue queue;
+  std::atomic<std::int64_t> kept{0}, fullest{0};
+  auto work = [&](int) {
+    while (fullest <= most) {
+      const std::int64_t panel = queue.take();
+      if (panel >= panels) return;
+      const MaskedSize size = slipstream::masked_size(source, {panel, panel + 1}, most);
+      kept += size.kept;
+      std::int64_t seen = fullest;
+      while (seen < size.panel_bytes && !fullest.compare_exchange_weak(seen, size.panel_bytes)) {
+      }
+    }
+  };
+  parts_.team->run(work);
+  return {kept, fullest};
+}
+
+// The format that the matrix is packed into; how long masked panels are is counted by the team.
+MatrixFormat ProgramBuilder::format_of(const SourceMatrix& source) {
+  if (source.sparsity == Sparsity::two_of_four && !is_two_of_four(source))
+    throw std::invalid_argument(
+        "more than two of four weights are not zero, or the format has no sparse form");
+  if (source.sparsity != Sparsity::masked) return packed_format(source);
+  constexpr std::int64_t everything = std::numeric_limits<std::int64_t>::max();
+  SourceMatrix measured = source;
+  measured.code_bytes = masked_code_bytes(masked_size(source, everything).panel_bytes);
+  return packed_format(measured);
 }
 
 std::int64_t ProgramBuilder::time_matrices(const std::vector<int>& ids, int rows) {

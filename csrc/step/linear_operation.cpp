@@ -40,6 +40,10 @@ std::string code_word(CodeFormat codes) {
       return "int8_2:4";
     case CodeFormat::int4_2of4:
       return "int4_2:4";
+    case CodeFormat::int8_masked:
+      return "int8_mask";
+    case CodeFormat::int4_masked:
+      return "int4_mask";
   }
   return "other";
 }

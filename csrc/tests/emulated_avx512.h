@@ -180,6 +180,13 @@ inline __m256i cvtepi32_epi16(__m512i a) {  // truncates
   for (int i = 0; i < 16; ++i) low[i] = uint16_t(x.lane[i]);
   return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(low));
 }
+inline __m512i cvtepu8_epi16(__m256i a) {
+  uint8_t bytes[32];
+  std::memcpy(bytes, &a, 32);
+  Lanes<uint16_t> out;
+  for (int i = 0; i < 32; ++i) out.lane[i] = bytes[i];
+  return pack<__m512i>(out);
+}
 template <class Byte>
 __m512i widen_bytes(__m128i a) {
   Lanes<int32_t> out;
@@ -262,6 +269,15 @@ inline __mmask64 cmpeq_epi8_mask(__m512i a, __m512i b) {
   return __mmask64(mask);
 }
 
+// VPEXPANDB: the bytes from the first on, in turn, where the mask is set; zeros elsewhere.
+inline __m512i maskz_expand_epi8(__mmask64 mask, __m512i a) {
+  const Lanes<uint8_t> kept = lanes<uint8_t>(a);
+  Lanes<uint8_t> out{};
+  for (int i = 0, next = 0; i < 64; ++i)
+    if (mask >> i & 1) out.lane[i] = kept.lane[next++];
+  return pack<__m512i>(out);
+}
+
 // VPDPBUSD: each 32-bit lane gains the sum of four unsigned (a) × signed (b) byte products.
 inline __m512i dpbusd_epi32(__m512i sum, __m512i a, __m512i b) {
   Lanes<int32_t> out = lanes<int32_t>(sum);
@@ -333,4 +349,6 @@ inline __m512i dpbusd_epi32(__m512i sum, __m512i a, __m512i b) {
 #define _mm512_shuffle_epi8 ::slipstream::emulated::shuffle_epi8
 #define _mm512_maskz_shuffle_epi8 ::slipstream::emulated::maskz_shuffle_epi8
 #define _mm512_cmpeq_epi8_mask ::slipstream::emulated::cmpeq_epi8_mask
+#define _mm512_maskz_expand_epi8 ::slipstream::emulated::maskz_expand_epi8
+#define _mm512_cvtepu8_epi16 ::slipstream::emulated::cvtepu8_epi16
 #define _mm512_dpbusd_epi32 ::slipstream::emulated::dpbusd_epi32

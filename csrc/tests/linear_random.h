@@ -84,24 +84,38 @@ inline void fill_codes(Case& c, Random& random) {
   }
 }
 
+// Weight `at` of a symmetric matrix of 4 or 8 bits becomes zero.
+inline void clear(Case& c, int64_t at) {
+  if (c.shape.codes == CodeFormat::int8)
+    c.codes[size_t(at)] = 0;
+  else
+    c.codes[size_t(at / 2)] =
+        uint8_t((c.codes[size_t(at / 2)] & (at % 2 ? 15 : 240)) | 8 << at % 2 * 4);
+}
+
 // Two of each four weights are zero, now and then more; one output in five is wholly zero.
 inline void thin_out(Case& c, Random& random) {
   const Shape& s = c.shape;
-  const auto clear = [&](int64_t at) {
-    if (s.codes == CodeFormat::int8)
-      c.codes[size_t(at)] = 0;
-    else
-      c.codes[size_t(at / 2)] =
-          uint8_t((c.codes[size_t(at / 2)] & (at % 2 ? 15 : 240)) | 8 << at % 2 * 4);
-  };
   for (int64_t o = 0; o < s.outputs; ++o) {
     const bool empty = random.integer(0, 4) == 0;
     for (int64_t k = 0; k < s.inputs; k += 4) {
       const int64_t kept = empty ? 0 : random.pick({1, 2, 2, 2});
       const int64_t first = random.integer(0, 3), second = random.integer(0, 3);
       for (int64_t i = 0; i < std::min<int64_t>(4, s.inputs - k); ++i)
-        if (kept == 0 || (i != first && (kept == 1 || i != second))) clear(o * s.inputs + k + i);
+        if (kept == 0 || (i != first && (kept == 1 || i != second))) clear(c, o * s.inputs + k + i);
     }
+  }
+}
+
+// Zeros anywhere, from none to all: panels differ in how many, and some outputs are all zero.
+inline void prune(Case& c, Random& random) {
+  const Shape& s = c.shape;
+  int64_t zeros = 0;  // in a hundred
+  for (int64_t o = 0; o < s.outputs; ++o) {
+    if (o % kPanelOutputs == 0) zeros = random.pick<int64_t>({0, 20, 50, 50, 80, 95, 100});
+    const bool empty = random.integer(0, 6) == 0;
+    for (int64_t k = 0; k < s.inputs; ++k)
+      if (empty || random.integer(0, 99) < zeros) clear(c, o * s.inputs + k);
   }
 }
 
@@ -141,6 +155,7 @@ inline Case make_case(const Shape& shape, uint32_t seed) {
   c.shape = shape;
   fill_codes(c, random);
   if (shape.sparsity == Sparsity::two_of_four) thin_out(c, random);
+  if (shape.sparsity == Sparsity::masked) prune(c, random);
   fill_scales(c, random);
   for (int64_t o = 0; o < shape.outputs; ++o) c.bias.push_back(random.normal(1.0f));
   const bool saturated = random.integer(0, 3) == 0;  // every activation becomes ±127

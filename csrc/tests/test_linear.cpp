@@ -45,13 +45,13 @@ Shape random_affine(Random& random, CodeFormat codes) {
   return s;
 }
 
-// Two of four weights, as pruning leaves them.
+// Symmetric weights with zeros, as pruning leaves them.
 Shape random_sparse(Random& random, CodeFormat codes) {
   Shape s = random_affine(random, codes);
   s.offsets = OffsetFormat::none;
   if (s.scales == ScaleFormat::nested) s.scales = ScaleFormat::f16;
   s.supers = 0;
-  s.sparsity = Sparsity::two_of_four;
+  s.sparsity = random.pick({Sparsity::two_of_four, Sparsity::masked});
   return s;
 }
 
@@ -106,6 +106,12 @@ void check_large() {
   check_case({70, 40, 576, CodeFormat::int4, 32, ScaleFormat::f16, OffsetFormat::none, 32, 0,
               Sparsity::two_of_four},
              6);
+  check_case({70, 40, 1024, CodeFormat::int8, 64, ScaleFormat::f16, OffsetFormat::none, 64, 0,
+              Sparsity::masked},
+             7);
+  check_case({70, 40, 576, CodeFormat::int4, 32, ScaleFormat::f16, OffsetFormat::none, 32, 0,
+              Sparsity::masked},
+             8);
 }
 
 }  // namespace
@@ -127,7 +133,7 @@ int main(int argc, char** argv) {
     const bool affine = codes >= slipstream::CodeFormat::int8;
     check_case(affine ? random_affine(random, codes) : random_dense(random, codes), seed + 10 * i);
   }
-  for (uint32_t i = 0; i < uint32_t(cases) / 3; ++i) {
+  for (uint32_t i = 0; i < uint32_t(cases) * 2 / 3; ++i) {
     Random random(seed + 10 * i + 5);
     const auto codes = random.pick({slipstream::CodeFormat::int8, slipstream::CodeFormat::int4});
     check_case(random_sparse(random, codes), seed + 10 * i + 5);

@@ -1,7 +1,10 @@
 // What surrounds the products: rounding of rows, gates, embeddings, packing in ranges, NaN and
 // infinity, and what is refused. Every instruction set gives the bits of the plain loops.
+#include <limits>
+#include <memory>
 #include <stdexcept>
 
+#include "kernels/pack_masked.h"
 #include "kernels/pack_sparse.h"
 #include "tests/check.h"
 #include "tests/linear_candidates.h"
@@ -11,6 +14,16 @@ namespace slipstream::test {
 namespace {
 
 constexpr Shape kInt4{5, 40, 96, CodeFormat::int4, 32, ScaleFormat::f16, OffsetFormat::none, 32};
+
+template <class Function>
+bool refuses(Function function) {
+  try {
+    function();
+  } catch (const std::invalid_argument&) {
+    return true;
+  }
+  return false;
+}
 
 void test_rows_are_rounded_as_the_naive_loop_does() {
   for (const int64_t group : {0, 16, 32, 48}) {
@@ -109,21 +122,72 @@ void test_an_embedding_is_the_dequantized_row() {
 }
 
 void test_an_embedding_of_sparse_weights_is_the_dense_one() {
-  for (const CodeFormat codes : {CodeFormat::int8, CodeFormat::int4}) {
+  for (int which = 0; which < 4; ++which) {
+    const CodeFormat codes = which % 2 == 0 ? CodeFormat::int8 : CodeFormat::int4;
+    const Sparsity sparsity = which < 2 ? Sparsity::two_of_four : Sparsity::masked;
     Shape shape{1, 19, 90, codes, 90, ScaleFormat::f16, OffsetFormat::none, -1};
     shape.sparsity = Sparsity::two_of_four;
     Case c = make_case(shape, 10);
+    c.shape.sparsity = sparsity;
     const PackedMatrix sparse = pack(c.source());
     c.shape.sparsity = Sparsity::none;
     const PackedMatrix dense = pack(c.source());
-    CHECK(sparse.size_bytes() < dense.size_bytes(), "codes %d: not smaller", int(codes));
+    CHECK(sparse.panel_bytes() < dense.panel_bytes(), "case %d: not smaller", which);
     for (const Candidate& candidate : candidates())
       for (int64_t o = 0; o < 19; ++o) {
         std::vector<float> got(90), expected(90);
         candidate.kernels->embed_row(sparse, o, got.data());
         candidate.kernels->embed_row(dense, o, expected.data());
-        CHECK(first_difference(got, expected) < 0, "%s codes %d", candidate.name.c_str(),
-              int(codes));
+        CHECK(first_difference(got, expected) < 0, "%s case %d", candidate.name.c_str(), which);
+      }
+  }
+}
+
+Case masked_case(CodeFormat codes, uint32_t seed) {
+  Shape shape{3, 40, 96, codes, 32, ScaleFormat::f16, OffsetFormat::none, 32};
+  shape.sparsity = Sparsity::masked;
+  return make_case(shape, seed);
+}
+
+void test_masks_cost_a_bit_a_weight_and_the_codes_that_are_kept() {
+  for (const CodeFormat codes : {CodeFormat::int8, CodeFormat::int4}) {
+    Case c = masked_case(codes, 20);
+    const auto everything = std::numeric_limits<int64_t>::max();
+    c.codes.assign(c.codes.size(), codes == CodeFormat::int8 ? 0 : 0x88);
+    const MaskedSize none = masked_size(c.source(), {0, 3}, everything);
+    CHECK(none.kept == 0 && none.panel_bytes == 128 * 16 / 8, "codes %d: only masks", int(codes));
+    c.codes.assign(c.codes.size(), 0x11);
+    const MaskedSize all = masked_size(c.source(), {0, 3}, everything);
+    const int64_t of_codes = 96 * 16 * (codes == CodeFormat::int8 ? 8 : 4) / 8;
+    CHECK(all.kept == 40 * 96 && all.panel_bytes == 128 * 16 / 8 + of_codes, "codes %d: all kept",
+          int(codes));
+    const MaskedSize cut = masked_size(c.source(), {0, 3}, 300);
+    CHECK(cut.kept == 16 * 96 && cut.panel_bytes > 300, "codes %d: the first is too full",
+          int(codes));
+    SourceMatrix tight = c.source();
+    tight.code_bytes = 512;
+    CHECK(refuses([&] { pack(tight); }), "codes %d: a panel without room", int(codes));
+  }
+}
+
+// Masks of ones in place of the real ones lead past every panel: no read leaves the matrix, which
+// the address sanitizer sees.
+void test_damaged_masks_lead_no_reader_out_of_the_matrix() {
+  for (const CodeFormat codes : {CodeFormat::int8, CodeFormat::int4}) {
+    Case c = masked_case(codes, 21);
+    c.codes.assign(c.codes.size(), codes == CodeFormat::int8 ? 0 : 0x88);
+    const PackedMatrix good = pack(c.source());
+    AlignedBuffer bytes(good.size_bytes());
+    std::memset(bytes.data(), 0xff, good.size_bytes());
+    const std::shared_ptr<const void> owner(bytes.data(), [](const void*) {});
+    const PackedMatrix bad(good.format(), 40, 96, owner, bytes.data(), good.size_bytes());
+    for (const Candidate& candidate : candidates())
+      for (const int64_t rows : {1, 3}) {
+        c.shape.rows = rows;
+        const auto y = run(*candidate.kernels, c, bad, {whole(c, bad)}, false);
+        std::vector<float> row(96);
+        candidate.kernels->embed_row(bad, 39, row.data());
+        CHECK(y.size() == size_t(rows * 40), "%s", candidate.name.c_str());
       }
   }
 }
@@ -179,16 +243,6 @@ void test_packing_in_ranges_is_packing_at_once() {
   CHECK(std::memcmp(whole.codes(0), parts.codes(0), whole.size_bytes()) == 0, "panels differ");
 }
 
-template <class Function>
-bool refuses(Function function) {
-  try {
-    function();
-  } catch (const std::invalid_argument&) {
-    return true;
-  }
-  return false;
-}
-
 void test_what_has_no_kernel_is_refused() {
   const MatrixFormat g24{CodeFormat::int4, 24, ScaleFormat::f16, false, ScaleFormat::f16};
   CHECK(refuses([&] { PackedMatrix(g24, 16, 48); }), "group 24");
@@ -212,6 +266,16 @@ void test_what_has_no_kernel_is_refused() {
   CHECK(refuses([&] { packed_format(full.source()); }), "sparse weights with minimums");
   CHECK(refuses([&] { PackedMatrix({CodeFormat::int8_2of4, 32, {}, true, {}}, 16, 64); }),
         "a sparse format with minimums");
+  const auto masked = [](int64_t code_bytes) {
+    return MatrixFormat{CodeFormat::int8_masked, 32, {}, false, {}, 0, code_bytes};
+  };
+  CHECK(!refuses([&] { PackedMatrix(masked(128), 16, 64); }), "masks and no codes");
+  CHECK(!refuses([&] { PackedMatrix(masked(128 + 1024), 16, 64); }), "masks and all codes");
+  for (const int64_t code_bytes : {-64, 0, 64, 129, 128 + 1024 + 64})
+    CHECK(refuses([&] { PackedMatrix(masked(code_bytes), 16, 64); }), "%d bytes by mask",
+          int(code_bytes));
+  CHECK(refuses([&] { PackedMatrix({CodeFormat::int8, 32, {}, false, {}, 0, 128}, 16, 64); }),
+        "a dense format of a length of its own");
   const PackedMatrix g48({CodeFormat::int8, 48, ScaleFormat::f32, false, {}}, 16, 96);
   CHECK(refuses([&] { merge_group(g48, 32); }), "groups 48 and 32");
   CHECK(merge_group(g48, 16) == 16 && merge_group(g48, 0) == 48, "groups 48 and 16");
@@ -228,6 +292,8 @@ int main() {
   test_a_gated_product_is_its_two_products_and_the_gate();
   test_an_embedding_is_the_dequantized_row();
   test_an_embedding_of_sparse_weights_is_the_dense_one();
+  test_masks_cost_a_bit_a_weight_and_the_codes_that_are_kept();
+  test_damaged_masks_lead_no_reader_out_of_the_matrix();
   test_two_of_four_is_seen_output_by_output();
   test_nan_and_infinity_stay_in_their_rows();
   test_packing_in_ranges_is_packing_at_once();

@@ -117,7 +117,7 @@ def test_panels_outlive_the_program_that_packed_them():
     before = panels.tobytes()
     del builder
     assert panels.tobytes() == before
-    assert layout == (32, 64, "f32", 0, "f32", None, 0)
+    assert layout == (32, 64, "f32", 0, "f32", None, 0, 0)
     assert not panels.flags.writeable
 
 
@@ -155,6 +155,7 @@ def border(**changes):
         "scales": "f16",
         "minimums": None,
         "supers": 0,
+        "code_bytes": 0,
     }
     return MODULE.Builder(1, "portable", "float32"), {**layout, **changes}
 
@@ -187,6 +188,12 @@ def test_the_border_accepts_panels_of_the_right_size():
         (aligned(SIZE), {"codes": "int5"}),
         (aligned(SIZE), {"scales": "f64"}),
         (aligned(SIZE), {"minimums": "f16"}),
+        (aligned(SIZE), {"code_bytes": 1024}),
+        (aligned(SIZE), {"codes": "int8_mask"}),
+        (aligned(SIZE), {"codes": "int8_mask", "code_bytes": 64}),
+        (aligned(SIZE), {"codes": "int8_mask", "code_bytes": 1024}),
+        (aligned(SIZE), {"codes": "int8_mask", "code_bytes": -64}),
+        (aligned(SIZE), {"codes": "int8_mask", "code_bytes": 1 << 62}),
         (aligned(SIZE).reshape(2, -1), {}),
         (aligned(SIZE)[::2], {}),
         (aligned(SIZE).view(np.int8), {}),

@@ -17,7 +17,7 @@ SIZE = 1 << 16
 def weights(value=1):
     panels = np.full(SIZE, value, np.uint8)
     outline = DenseTensor(np.zeros((16, 1024), np.float32))
-    return [PackedWeight("a", outline, (16, 1024, "f32", 0, "f32", None, 0), panels)]
+    return [PackedWeight("a", outline, (16, 1024, "f32", 0, "f32", None, 0, 0), panels)]
 
 
 def cache_in(folder, models=10.0):

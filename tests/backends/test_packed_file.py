@@ -24,7 +24,7 @@ def affine(zero="minimum"):
 
 def weights(sizes=(64, 3 * PAGE + 64)):
     random = np.random.default_rng(0)
-    layouts = [(16, 64, "int4", 32, "f16", "f16", 0), (16, 64, "bf16", 0, "f32", None, 0)]
+    layouts = [(16, 64, "int4", 32, "f16", "f16", 0, 0), (16, 64, "bf16", 0, "f32", None, 0, 0)]
     outlines = [affine(), DenseTensor(np.zeros((16, 64), ml_dtypes.bfloat16))]
     panels = [random.integers(0, 255, size, np.uint8) for size in sizes]
     vector = np.arange(5, dtype=np.float32)
@@ -56,7 +56,9 @@ def test_what_was_written_is_read(path):
 @pytest.mark.parametrize("zero", ["symmetric", "zero_point", "minimum"])
 def test_an_outline_keeps_the_format_and_takes_no_memory(tmp_path, zero):
     tensor = affine(zero)
-    panels = PackedWeight("a", tensor, (16, 64, "int4", 32, "f16", None, 0), np.zeros(64, np.uint8))
+    panels = PackedWeight(
+        "a", tensor, (16, 64, "int4", 32, "f16", None, 0, 0), np.zeros(64, np.uint8)
+    )
     write_packed(tmp_path / "a", "key", [panels])
     outline = read_packed(tmp_path / "a", "key")[0].outline
     assert isinstance(outline, AffineTensor)

@@ -1,5 +1,7 @@
 """Kernels timed inside steps: named by shape, counted once, held against given ceilings."""
 
+from typing import Literal
+
 import numpy as np
 import pytest
 
@@ -131,7 +133,22 @@ def test_sparse_weights_count_the_bytes_that_are_packed():
     assert np.count_nonzero(tensor.codes.reshape(64, -1, 4)[..., 2:]) == 0
     graph, _ = shaped("smol", form)
     names = graph.weight_names()
-    thin = look_at(graph, dict.fromkeys(names, tensor), sparse=True)
+    thin = look_at(graph, dict.fromkeys(names, tensor), "2:4")
     full = look_at(graph, dict.fromkeys(names, dense))
     assert full.sizes[names[0]].size_bytes - thin.sizes[names[0]].size_bytes == 64 * 128 * 3 // 8
     assert thin.formats[names[0]] == "int8/32 2:4"
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_masked_weights_count_a_bit_each_and_the_codes_that_are_kept(bits: Literal[4, 8]) -> None:
+    form = Format(Affine(bits, 32), sparse=True, zeros=0.75)
+    tensor = random_tensor((64, 128), form)
+    kept = np.count_nonzero(tensor.dequantize())
+    assert 0.15 < kept / (64 * 128) < 0.3
+    graph, _ = shaped("smol", form)
+    weights = dict.fromkeys(graph.weight_names(), tensor)
+    name = graph.weight_names()[0]
+    masked, full = look_at(graph, weights, form.pattern), look_at(graph, weights)
+    saved = full.sizes[name].size_bytes - masked.sizes[name].size_bytes
+    assert saved == (64 * 128 * (bits - 1) - bits * kept) // 8
+    assert masked.formats[name] == f"int{bits}/32 mask"

@@ -37,8 +37,8 @@ def test_nothing_timed_and_tuning_off_are_said(monkeypatch):
 def test_the_forms_of_pruned_matrices_are_said():
     taken = {"plan": "2:4", "gain": 0.3, "noise": 0.01, "note": ""}
     left = {"plan": None, "gain": 0.1, "noise": 0.2, "note": "within the noise"}
-    write_choices(sparse_path("avx2", 2), {"64 int8/32 float16": taken, "64 int4/32 x": left})
+    write_choices(sparse_path("avx2", 2), {"64 int8/32 float16, 2:4": taken, "64 int4/32 x": left})
     found = linears_of("avx2", 2)
-    assert "2:4 of 64 int8/32 float16: 2:4 (−30%)" in str(found)
-    assert "2:4 of 64 int4/32 x: dense (within the noise)" in str(found)
-    assert found.as_json()["sparse"]["64 int8/32 float16"]["gain"] == 0.3
+    assert "pruned 64 int8/32 float16, 2:4: 2:4 (−30%)" in str(found)
+    assert "pruned 64 int4/32 x: dense (within the noise)" in str(found)
+    assert found.as_json()["sparse"]["64 int8/32 float16, 2:4"]["gain"] == 0.3

@@ -44,8 +44,8 @@ class NativeOptions:
     kv_dtype     of stored keys and values, see `formats.kv`; None: the graph's, else bfloat16
     isa          None: `machine.forced_isa()`, else the fastest that this machine has
     keep_packed  map the packed weights of an earlier start, and keep them for the next
-    sparse       matrices of which two of each four weights are zero are packed without them:
-                 where it measures faster (models that have an identity), always, or never
+    sparse       pruned matrices are packed without their zeros: where it measures faster (models
+                 that have an identity), always, always by mask, or never
     """
 
     threads: int | None = None

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slipstream.backends.packed_file import PackedWeight
-from slipstream.backends.sparse_forms import SparseForms
+from slipstream.backends.sparse_forms import DENSE, Form, SparseForms
 from slipstream.formats.tensor import CodebookTensor, DenseTensor, Tensor, arrays_of, map_arrays
 
 READ_AHEAD = 3  # tensors: the reader of a GGUF file is about as fast as two packing threads
@@ -41,8 +41,8 @@ def pack_weights(
     packed = PackedWeights()
     for name, tensor in _read_ahead(weights, names):
         if len(tensor.shape) == 2:
-            thin = sparse is not None and sparse.wanted(builder, tensor, add_matrix)
-            packed.matrices[name] = add_matrix(builder, tensor, thin)
+            form = DENSE if sparse is None else sparse.form_of(builder, tensor, add_matrix)
+            packed.matrices[name] = add_matrix(builder, tensor, form)
         else:
             packed.vectors[name] = np.array(tensor.dequantize(), np.float32).ravel()
         packed.outlines[name] = _outline(tensor)
@@ -100,9 +100,9 @@ def _flat(array: NDArray[Any]) -> NDArray[Any]:
     return np.broadcast_to(np.zeros((), array.dtype), array.shape)
 
 
-def add_matrix(builder: Any, tensor: Tensor, sparse: bool = False) -> int:
-    """The builder's number of the matrix. ValueError where it has no kernel, or cannot be
-    `sparse`.
+def add_matrix(builder: Any, tensor: Tensor, form: Form = DENSE) -> int:
+    """The builder's number of the matrix. ValueError where it has no kernel, or cannot be packed in
+    that form.
     """
     if isinstance(tensor, DenseTensor):
         return _add_dense(builder, tensor)
@@ -120,7 +120,7 @@ def add_matrix(builder: Any, tensor: Tensor, sparse: bool = False) -> int:
         zero,
         arrays.get("supers"),
         arrays.get("minimum_supers"),
-        sparse=sparse,
+        form=form,
     )
     return number
 

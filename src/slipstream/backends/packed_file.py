@@ -40,7 +40,7 @@ from slipstream.formats.tensor import (
 )
 
 MAGIC = b"SLIPPACK"
-VERSION = 2
+VERSION = 3
 PAGE = 4096
 BLOCK = 8 << 20  # a multiple of the 2 MB of a large page
 _START = struct.Struct("<8sII32s")
@@ -56,8 +56,9 @@ _KINDS: Mapping[type, str] = {
     NestedTensor: "nested",
 }
 
-# outputs, inputs, codes, group, scales, minimums, supers: as csrc/bind_packed.cpp takes and gives
-Layout = tuple[int, int, str, int, str, str | None, int]
+# outputs, inputs, codes, group, scales, minimums, supers, code bytes: as csrc/bind_packed.cpp takes
+# and gives
+Layout = tuple[int, int, str, int, str, str | None, int, int]
 
 
 class PackedFileError(Exception):
@@ -242,9 +243,9 @@ def _check_whole(data: memoryview, entry: Mapping[str, Any]) -> None:
 
 
 def _layout(values: list[Any]) -> Layout:
-    outputs, inputs, codes, group, scales, minimums, supers = values
-    sizes = int(outputs), int(inputs)
-    return *sizes, str(codes), int(group), str(scales), minimums, int(supers)
+    outputs, inputs, codes, group, scales, minimums, supers, code_bytes = values
+    sizes, more = (int(outputs), int(inputs)), (int(supers), int(code_bytes))
+    return *sizes, str(codes), int(group), str(scales), minimums, *more
 
 
 def _outline_json(tensor: Tensor) -> dict[str, Any]:

@@ -6,7 +6,7 @@ cache holds the weights, with a vocabulary of 32768.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,12 +61,21 @@ class Shape:
 @dataclass(frozen=True)
 class Format:
     """What every matrix of a shape is stored in; nested: with GGML's two levels of scales; sparse:
-    two of each four weights are zero, and packed without those zeros.
+    two of each four weights are zero, or with `zeros` that share of them anywhere, and packed
+    without those zeros.
     """
 
     form: Affine | Codebook
     nested: bool = False
     sparse: bool = False
+    zeros: float = 0.0
+
+    @property
+    def pattern(self) -> Literal["dense", "2:4", "mask"]:
+        """How the kernels pack it."""
+        if not self.sparse:
+            return "dense"
+        return "mask" if self.zeros else "2:4"
 
 
 SHAPES = {
@@ -121,10 +130,7 @@ def random_tensor(shape: tuple[int, int], format: Format) -> Quantized:
     elif bits < 4:
         mask = (1 << bits) - 1
         codes = (codes & (mask | mask << 4)) + np.uint8(low | low << 4)
-    if format.sparse:  # inputs 0 and 1 of each four stay
-        codes = codes.reshape(outputs, -1, 4 if wide else 2)
-        codes[..., codes.shape[2] // 2 :] = 0 if wide else 0x88
-        codes = codes.reshape(outputs, -1)
+    codes = _pruned(codes, format, wide)
     groups = (outputs, inputs // (format.form.group or inputs))
     scales = np.full(groups, CODE_SCALE, np.float16)
     if isinstance(format.form, Codebook):
@@ -137,6 +143,22 @@ def random_tensor(shape: tuple[int, int], format: Format) -> Quantized:
         nothing = (np.zeros_like(ones), supers) if minimum else (None, None)
         return NestedTensor(format.form, codes, ones, supers, *nothing)
     return AffineTensor(format.form, codes, scales, np.zeros_like(scales) if minimum else None)
+
+
+def _pruned(codes: NDArray, format: Format, wide: bool) -> NDArray:
+    """Zeros as the format has them: symmetric codes of 8 bits, or of 4, two a byte."""
+    if format.pattern == "2:4":  # inputs 0 and 1 of each four stay
+        fours = codes.reshape(codes.shape[0], -1, 4 if wide else 2)
+        fours[..., fours.shape[2] // 2 :] = 0 if wide else 0x88
+        return fours.reshape(codes.shape)
+    if format.pattern == "mask":
+        random = np.random.default_rng(1)
+        if wide:
+            return np.where(random.random(codes.shape) < format.zeros, np.int8(0), codes)
+        low, high = (random.random(codes.shape) < format.zeros for _ in range(2))
+        codes = np.where(low, codes & 0xF0 | 0x08, codes)
+        return np.where(high, codes & 0x0F | 0x80, codes)
+    return codes
 
 
 def read_format(text: str, group: int | None) -> Format:

@@ -79,21 +79,30 @@ class Row:
         return self.roof_s / self.seconds.median
 
 
-SPARSE_BITS = {8: 5, 4: 3}  # of a weight that is packed as 2:4, its place included
-
-
-def look_at(graph: Graph, weights: Mapping[str, Tensor], sparse: bool = False) -> Weights:
-    """Reads every weight once. `sparse`: affine ones are packed as 2:4, and counted as packed."""
+def look_at(graph: Graph, weights: Mapping[str, Tensor], form: str = "dense") -> Weights:
+    """Reads every weight once. Affine ones are packed in `form`, and counted as packed."""
     sizes, formats = {}, {}
     for name in graph.weight_names():
         tensor = weights[name]
         size_bytes, formats[name] = tensor.size_bytes, format_word(tensor)
-        if sparse and isinstance(tensor, AffineTensor):
-            bits = tensor.format.bits
-            size_bytes -= tensor.shape[0] * tensor.shape[1] * (bits - SPARSE_BITS[bits]) // 8
-            formats[name] += " 2:4"
+        if form != "dense" and isinstance(tensor, AffineTensor):
+            dense_bits = tensor.shape[0] * tensor.shape[1] * tensor.format.bits
+            size_bytes -= (dense_bits - _packed_bits(tensor, form)) // 8
+            formats[name] += f" {form}"
         sizes[name] = Size(tuple(tensor.shape), size_bytes)
     return Weights(sizes, formats)
+
+
+def _packed_bits(tensor: AffineTensor, form: str) -> int:
+    """Of the codes of a matrix without its zeros, and of where they belong."""
+    bits, weights = tensor.format.bits, tensor.shape[0] * tensor.shape[1]
+    if form == "2:4":
+        return weights * (bits // 2 + 1)
+    codes = tensor.codes
+    if bits == 8:
+        return weights + 8 * int(np.count_nonzero(codes))
+    kept = np.count_nonzero(codes & 15 != 8) + np.count_nonzero(codes >> 4 != 8)
+    return weights + 4 * int(kept)
 
 
 def format_word(tensor: Tensor) -> str:

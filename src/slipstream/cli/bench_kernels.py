@@ -54,6 +54,9 @@ def command(  # noqa: PLR0917  each argument is an option of the command line
     sparse: Annotated[
         bool, typer.Option(help="Of a shape: two of each four weights zero, packed without.")
     ] = False,
+    zeros: Annotated[
+        float, typer.Option(min=0, max=0.99, help="With --sparse: this share, anywhere, by mask.")
+    ] = 0.0,
     rows: Annotated[str, typer.Option(help="Rows of the steps.")] = "1,4,8,16,32,64,512",
     depth: Annotated[int, typer.Option(min=0, help="Positions before a decoded row.")] = 128,
     repeats: Annotated[int, typer.Option(min=3, help="Steps of each arm of the A/A run.")] = 7,
@@ -72,7 +75,7 @@ def command(  # noqa: PLR0917  each argument is an option of the command line
     options = NativeOptions(threads, read_activations(activations), kv)
     if model and sparse:
         raise UnsupportedError("--sparse is for --shape; a pruned model shows what its start chose")
-    form = _format(format, group, sparse)
+    form = _format(format, group, sparse, zeros)
     subject = _stored(model, options) if model else _shaped(shape, form, options)
     if tune:
         show_choices(tune_linears(subject.program), Console())
@@ -142,18 +145,23 @@ def _shaped(shape: str, format: Format, options: NativeOptions) -> Subject:
     kind = form.name if isinstance(form, Codebook) else f"int{form.bits}"
     nested = ", nested scales" if format.nested else ""
     name = f"{shape} shape, {kind} group {form.group or 'row'}{nested}"
-    if format.sparse:
+    if format.pattern == "2:4":
         name, options = f"{name} 2:4", replace(options, sparse="always")
+    elif format.pattern == "mask":
+        name = f"{name} by mask, {format.zeros:.0%} zeros"
+        options = replace(options, sparse="mask")
     program = compile_native(graph, weights, options)
-    return Subject(name, program, look_at(graph, weights, format.sparse))
+    return Subject(name, program, look_at(graph, weights, format.pattern))
 
 
-def _format(text: str, group: int, sparse: bool) -> Format:
+def _format(text: str, group: int, sparse: bool, zeros: float) -> Format:
     if group % 16:
         raise UnsupportedError(f"--group is a multiple of 16, not {group}")
     if sparse and text not in {"int4", "int8"}:
         raise UnsupportedError(f"--sparse goes with --format int4 or int8, not {text}")
-    return replace(read_format(text, group or None), sparse=sparse)
+    if zeros and not sparse:
+        raise UnsupportedError("--zeros goes with --sparse")
+    return replace(read_format(text, group or None), sparse=sparse, zeros=zeros)
 
 
 def _counts(text: str) -> tuple[int, ...]:

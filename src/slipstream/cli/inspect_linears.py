@@ -17,7 +17,7 @@ class Linears:
     path: Path
     choices: Choices
     wanted: bool = True
-    sparse: SparseChoices = field(default_factory=dict)  # of pruned matrices, by width and format
+    sparse: SparseChoices = field(default_factory=dict)  # by width, format and zeros
 
     def __str__(self) -> str:
         if not self.wanted:
@@ -44,7 +44,7 @@ class Linears:
     def forms(self) -> list[str]:
         """A line for each width and format of pruned matrices that was raced here."""
         return [
-            f"2:4 of {shape}: {choice.plan or 'dense'} ({choice.note or f'−{choice.gain:.0%}'})"
+            f"pruned {shape}: {choice.plan or 'dense'} ({choice.note or f'−{choice.gain:.0%}'})"
             for shape, choice in self.sparse.items()
         ]
 
