@@ -26,9 +26,14 @@ else()
   set(SLIPSTREAM_ISAS portable CACHE INTERNAL "sets that are built")
 endif()
 
-# -O2: more takes minutes and gains nothing that plain lanes need.
-set(SLIPSTREAM_FLAGS_portable $<$<CONFIG:Release>:-O2> CACHE INTERNAL "")
 set(SLIPSTREAM_FLAGS_avx2 -mavx2 -mfma -mf16c CACHE INTERNAL "")
+if(SLIPSTREAM_SANITIZE)
+  set(SLIPSTREAM_FLAGS_portable CACHE INTERNAL "")
+  set(SLIPSTREAM_FLAGS_emulated ${SLIPSTREAM_FLAGS_avx2} -Wno-psabi CACHE INTERNAL "")
+else()  # more takes minutes, and gains nothing that plain lanes or tests need
+  set(SLIPSTREAM_FLAGS_portable $<$<CONFIG:Release>:-O2> CACHE INTERNAL "")
+  set(SLIPSTREAM_FLAGS_emulated ${SLIPSTREAM_FLAGS_avx2} -O1 -Wno-psabi CACHE INTERNAL "")
+endif()
 set(SLIPSTREAM_FLAGS_avx512 -Wno-uninitialized -Wno-maybe-uninitialized  # false alarms of g++ 12
     -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni
     CACHE INTERNAL "")

@@ -13,9 +13,9 @@ if(SLIPSTREAM_X86)
     target_include_directories(slipstream_linear_emulated_${isa} PRIVATE "${SLIPSTREAM_CSRC}")
     target_compile_features(slipstream_linear_emulated_${isa} PRIVATE cxx_std_17)
     target_compile_definitions(slipstream_linear_emulated_${isa} PRIVATE
-      SLIPSTREAM_X86 SLIPSTREAM_EMULATED "SLIPSTREAM_ISA_${upper}")
+      SLIPSTREAM_X86 SLIPSTREAM_EMULATED SLIPSTREAM_CHECKED "SLIPSTREAM_ISA_${upper}")
     target_compile_options(slipstream_linear_emulated_${isa} PRIVATE
-      ${SLIPSTREAM_FLAGS} ${SLIPSTREAM_FLAGS_avx2} -O1 -Wno-psabi)
+      ${SLIPSTREAM_FLAGS} ${SLIPSTREAM_FLAGS_emulated})
     target_link_libraries(slipstream_linear_test INTERFACE slipstream_linear_emulated_${isa})
   endforeach()
   target_compile_definitions(slipstream_linear_test INTERFACE SLIPSTREAM_TEST_EMULATED)
@@ -33,5 +33,7 @@ foreach(name test_vec test_linear test_linear_edges)
   add_test(NAME ${name} COMMAND ${name})
 endforeach()
 
-add_executable(bench_linear "${SLIPSTREAM_CSRC}/bench/bench_linear.cpp")
-target_link_libraries(bench_linear PRIVATE slipstream_linear Threads::Threads)
+if(NOT SLIPSTREAM_SANITIZE)  # nothing is timed under sanitizers
+  add_executable(bench_linear "${SLIPSTREAM_CSRC}/bench/bench_linear.cpp")
+  target_link_libraries(bench_linear PRIVATE slipstream_linear Threads::Threads)
+endif()

@@ -140,8 +140,8 @@ double worst_error(int function, float low, float high) {
     for (int j = 0; j < 16; ++j) {
       const double wanted = exact(function, double(x[j]));
       const bool cancels = function == 4 || function == 5;
-      const double floor = cancels ? std::fabs(double(x[j])) / 1024 : 1.2e-38;
-      const double size = std::max(std::fabs(wanted), floor);
+      const double floor = cancels ? std::fabs(double(x[j])) / 1024 : 0.0;
+      const double size = std::max({std::fabs(wanted), floor, 1.2e-38});
       const double unit = std::ldexp(1.0, std::ilogb(size) - 23);
       worst = std::max(worst, std::fabs(double(y[j]) - wanted) / unit);
     }
