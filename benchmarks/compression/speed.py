@@ -1,12 +1,12 @@
 """Does a pruned, shared, factored or rounded model run faster than its parent? Measured in turns.
 
-    python benchmarks/compression/speed.py smollm2:135m        # 4 minutes, whatever the machine
+    python benchmarks/compression/speed.py smollm2:135m        # 4 minutes on two quiet cores
 
 The variants are those of `speed_variants.py`, all of a family take turns in every round, and ratios
 are of one round, so that a machine that slows down slows both. Rounds go on until the workload's
-share of the time is spent, three at least. What is told is the median and the quartiles of the
-rounds: a ratio in bold is above 1 in three quarters of them, one in brackets is not faster here.
-Each family is kept in results/ as soon as it is done.
+share of the time is spent, three at least (so a busy machine takes longer). What is told is the
+median and the quartiles of the rounds: a ratio in bold is above 1 in three quarters of them, one in
+brackets is not faster here. Each family is kept in results/ as soon as it is done.
 """
 
 import argparse
