@@ -184,7 +184,7 @@ static Loop loop_of(const std::string& kind, const std::string& isa) {
     return loops[column];
   }
 #endif
-  if (isa == "portable" || isa == "neon") {  // for neon the compiler's own vectors
+  if (isa == "portable" || isa == "neon" || isa == "i8mm") {  // of ARM the compiler's own
     static constexpr Loop loops[] = {f32_portable, int8_portable, bf16_portable};
     return loops[column];
   }

@@ -52,7 +52,8 @@ def one_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Machine:
 
 
 @pytest.mark.parametrize(
-    ("features", "best"), [("fp asimd asimddp", "neon"), ("fp asimd", "portable")]
+    ("features", "best"),
+    [("fp asimd asimddp", "neon"), ("fp asimd", "portable"), ("fp asimd asimddp i8mm", "i8mm")],
 )
 def test_isas_follow_the_features_of_an_arm_processor(tree, features: str, best: str) -> None:
     root = tree({"proc/cpuinfo": f"BogoMIPS\t: 50.00\nFeatures\t: {features}\n"})

@@ -1,6 +1,6 @@
 // Products of bytes (isa/bytes.h) on 64-bit ARM with the dot product (FEAT_DotProd): one `sdot` is
-// a step for four outputs, in the layout of the panels as it is. The matrix product of i8mm wants
-// eight inputs of two outputs together, so it would need a layout of its own.
+// a step for four outputs, in the layout of the panels as it is. isa/pairs_i8mm.h has the products
+// of two rows at once.
 #pragma once
 
 #include <cstdint>

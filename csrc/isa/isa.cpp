@@ -15,8 +15,10 @@
 namespace slipstream {
 namespace {
 
-constexpr std::array kIsas = {Isa::portable, Isa::avx2, Isa::avx512, Isa::amx, Isa::neon};
-constexpr std::array<std::string_view, 5> kNames = {"portable", "avx2", "avx512", "amx", "neon"};
+constexpr std::array kIsas = {Isa::portable, Isa::avx2, Isa::avx512,
+                              Isa::amx,      Isa::neon, Isa::i8mm};
+constexpr std::array<std::string_view, 6> kNames = {"portable", "avx2", "avx512",
+                                                    "amx",      "neon", "i8mm"};
 
 #if defined(SLIPSTREAM_X86)
 
@@ -88,6 +90,15 @@ bool dot_product_supported() {
 #endif
 }
 
+bool matrix_product_supported() {
+#if defined(__linux__)
+  constexpr unsigned long i8mm = 1ul << 13;
+  return dot_product_supported() && (getauxval(AT_HWCAP2) & i8mm) != 0;
+#else
+  return false;
+#endif
+}
+
 #endif
 
 }  // namespace
@@ -113,11 +124,13 @@ bool isa_supported(Isa isa) {
     case Isa::amx:
       return amx;
     case Isa::neon:
+    case Isa::i8mm:
       return false;
   }
   return false;
 #elif defined(SLIPSTREAM_ARM)
-  return isa == Isa::portable || (isa == Isa::neon && dot_product_supported());
+  static const bool dot = dot_product_supported(), matrix = matrix_product_supported();
+  return isa == Isa::portable || (isa == Isa::neon && dot) || (isa == Isa::i8mm && matrix);
 #else
   return isa == Isa::portable;
 #endif

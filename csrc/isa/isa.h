@@ -9,10 +9,11 @@
 
 namespace slipstream {
 
-// On x86-64 the first four, on 64-bit ARM `portable` and `neon` (with the dot product).
-enum class Isa { portable, avx2, avx512, amx, neon };
+// On x86-64 the first four, on 64-bit ARM `portable`, `neon` (with the dot product) and `i8mm`
+// (with the matrix product too).
+enum class Isa { portable, avx2, avx512, amx, neon, i8mm };
 
-// "portable", "avx2", "avx512", "amx", "neon".
+// "portable", "avx2", "avx512", "amx", "neon", "i8mm".
 std::string_view isa_name(Isa isa);
 std::optional<Isa> isa_from_name(std::string_view name);
 
@@ -66,9 +67,14 @@ Isa detect();
   }                                           \
   namespace neon {                            \
   extern const Type name;                     \
+  }                                           \
+  namespace i8mm {                            \
+  extern const Type name;                     \
   }
-#define SLIPSTREAM_PICK_TABLE(isa, name) \
-  ((isa) == ::slipstream::Isa::neon ? neon::name : portable::name)
+#define SLIPSTREAM_PICK_TABLE(isa, name)           \
+  ((isa) == ::slipstream::Isa::i8mm   ? i8mm::name \
+   : (isa) == ::slipstream::Isa::neon ? neon::name \
+                                      : portable::name)
 #else
 #define SLIPSTREAM_DECLARE_TABLES(Type, name) \
   namespace portable {                        \

@@ -21,6 +21,10 @@
 
 #include "isa/inline.h"
 
+#if defined(SLIPSTREAM_ISA_I8MM)
+#define SLIPSTREAM_ISA_NEON  // all of it, and the matrix product
+#endif
+
 #if defined(SLIPSTREAM_EMULATED)  // only in csrc/tests
 #if defined(SLIPSTREAM_ISA_AMX)
 #define SLIPSTREAM_ISA emulated_amx
@@ -33,6 +37,8 @@
 #define SLIPSTREAM_ISA avx512
 #elif defined(SLIPSTREAM_ISA_AVX2)
 #define SLIPSTREAM_ISA avx2
+#elif defined(SLIPSTREAM_ISA_I8MM)
+#define SLIPSTREAM_ISA i8mm
 #elif defined(SLIPSTREAM_ISA_NEON)
 #define SLIPSTREAM_ISA neon
 #else

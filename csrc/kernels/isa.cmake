@@ -19,7 +19,7 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
 elseif(CMAKE_SYSTEM_PROCESSOR MATCHES "^(aarch64|ARM64|arm64)$")
   set(SLIPSTREAM_X86 OFF CACHE INTERNAL "the x86-64 sets are built")
   set(SLIPSTREAM_ARM ON CACHE INTERNAL "the sets of 64-bit ARM are built")
-  set(SLIPSTREAM_ISAS portable neon CACHE INTERNAL "sets that are built")
+  set(SLIPSTREAM_ISAS portable neon i8mm CACHE INTERNAL "sets that are built")
 else()
   set(SLIPSTREAM_ARM OFF CACHE INTERNAL "the sets of 64-bit ARM are built")
   set(SLIPSTREAM_X86 OFF CACHE INTERNAL "the x86-64 sets are built")
@@ -38,6 +38,7 @@ set(SLIPSTREAM_FLAGS_avx512 -Wno-uninitialized -Wno-maybe-uninitialized  # false
     -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni
     CACHE INTERNAL "")
 set(SLIPSTREAM_FLAGS_neon -march=armv8.2-a+dotprod CACHE INTERNAL "")
+set(SLIPSTREAM_FLAGS_i8mm -march=armv8.2-a+dotprod+i8mm CACHE INTERNAL "")
 set(SLIPSTREAM_FLAGS_amx ${SLIPSTREAM_FLAGS_avx512} -mamx-tile -mamx-int8 CACHE INTERNAL "")
 
 function(slipstream_isa_sources target)

@@ -7,6 +7,9 @@
 
 #include "kernels/linear_codes.h"
 #include "kernels/linear_panel.h"
+#if defined(SLIPSTREAM_ISA_I8MM)
+#include "isa/pairs_i8mm.h"
+#endif
 
 namespace slipstream::SLIPSTREAM_ISA {
 
@@ -37,10 +40,38 @@ struct Ahead {
   int64_t bytes = 0;  // 0: nothing
 };
 
+#if defined(SLIPSTREAM_ISA_I8MM)
+// dot[r] gains kSteps steps of row r, two rows and two steps at a time.
+template <class Codes, int R, int kSteps, bool fresh>
+SLIPSTREAM_INLINE void add_pairs(const std::byte* codes, const int8_t* rows, int64_t stride,
+                                 i32x16 (&dot)[R]) {
+  PairSum sums[R / 2];
+  SLIPSTREAM_UNROLL(16)
+  for (int p = 0; p < R / 2; ++p) sums[p] = zero_pair();
+  SLIPSTREAM_UNROLL(8)
+  for (int s = 0; s < kSteps; s += 2) {
+    const WovenBytes w =
+        weave(signed_bytes(Codes::step(codes, s)), signed_bytes(Codes::step(codes, s + 1)));
+    SLIPSTREAM_UNROLL(16)
+    for (int p = 0; p < R / 2; ++p)
+      sums[p] = add(sums[p], w, load_pair(rows + 2 * p * stride + s * kStepInputs, stride));
+  }
+  SLIPSTREAM_UNROLL(16)
+  for (int p = 0; p < R / 2; ++p) {
+    const i32x16 first = first_row(sums[p]), second = second_row(sums[p]);
+    dot[2 * p] = fresh ? first : dot[2 * p] + first;
+    dot[2 * p + 1] = fresh ? second : dot[2 * p + 1] + second;
+  }
+}
+#endif
+
 // dot[r] gains kSteps steps of row r; `fresh`: it held nothing before.
 template <class Codes, int R, int kSteps, bool fresh>
 SLIPSTREAM_INLINE void add_steps(const std::byte* codes, const int8_t* rows, int64_t stride,
                                  i32x16 (&dot)[R]) {
+#if defined(SLIPSTREAM_ISA_I8MM)
+  if constexpr (R % 2 == 0) return add_pairs<Codes, R, kSteps, fresh>(codes, rows, stride, dot);
+#endif
   if constexpr (Codes::nibbles) {
     constexpr int at_once = kSteps < Codes::narrow_steps ? kSteps : Codes::narrow_steps;
     static_assert(kSteps % at_once == 0);

@@ -231,6 +231,8 @@ constexpr Isa kIsa = Isa::amx;
 constexpr Isa kIsa = Isa::avx512;
 #elif defined(SLIPSTREAM_ISA_AVX2)
 constexpr Isa kIsa = Isa::avx2;
+#elif defined(SLIPSTREAM_ISA_I8MM)
+constexpr Isa kIsa = Isa::i8mm;
 #elif defined(SLIPSTREAM_ISA_NEON)
 constexpr Isa kIsa = Isa::neon;
 #else

@@ -10,10 +10,13 @@
 
 namespace slipstream {
 
-// These kernels use no tiles, so `amx` takes the table of `avx512`; see CMakeLists.txt.
+// These kernels use no tiles and no products of bytes, so `amx` takes the table of `avx512`, and
+// `i8mm` that of `neon`; see CMakeLists.txt.
 #if defined(SLIPSTREAM_X86)
 #define PICK_VECTOR_TABLE(isa, name) \
   ((isa) == Isa::portable ? portable::name : (isa) == Isa::avx2 ? avx2::name : avx512::name)
+#elif defined(SLIPSTREAM_ARM)
+#define PICK_VECTOR_TABLE(isa, name) ((isa) == Isa::portable ? portable::name : neon::name)
 #else
 #define PICK_VECTOR_TABLE(isa, name) SLIPSTREAM_PICK_TABLE(isa, name)
 #endif

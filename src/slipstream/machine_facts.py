@@ -25,7 +25,8 @@ ISA_FLAGS: dict[str, frozenset[str]] = {
         {"avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni"}
         | {"amx_tile", "amx_int8"}
     ),
-    "neon": frozenset({"asimd", "asimddp"}),  # of 64-bit ARM
+    "neon": frozenset({"asimd", "asimddp"}),  # of 64-bit ARM, as is the next
+    "i8mm": frozenset({"asimd", "asimddp", "i8mm"}),
 }
 
 
