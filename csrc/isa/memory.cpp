@@ -1,5 +1,6 @@
 #include "isa/memory.h"
 
+#include <algorithm>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
@@ -93,6 +94,12 @@ Arena::Piece Arena::take(std::size_t size_bytes) {
 std::byte* Scratch::reserve(std::size_t size_bytes) {
   if (buffer_.size() < size_bytes) buffer_ = AlignedBuffer(size_bytes);
   return buffer_.data();
+}
+
+void level(std::vector<Scratch>& of_threads) {
+  std::size_t largest = 0;
+  for (const Scratch& scratch : of_threads) largest = std::max(largest, scratch.size());
+  for (Scratch& scratch : of_threads) scratch.reserve(largest);
 }
 
 }  // namespace slipstream

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <memory>
 #include <utility>
+#include <vector>
 
 #include "isa/inline.h"
 
@@ -59,9 +60,14 @@ class Scratch {
  public:
   // At least `size_bytes`, aligned to a cache line, valid until the next call; contents undefined.
   std::byte* reserve(std::size_t size_bytes);
+  std::size_t size() const { return buffer_.size(); }
 
  private:
   AlignedBuffer buffer_;
 };
+
+// Lets each of a team's be as large as the largest: which thread meets the largest piece of work is
+// chance, and without this another would allocate in some later step. Between steps only.
+void level(std::vector<Scratch>& of_threads);
 
 }  // namespace slipstream

@@ -19,6 +19,7 @@ AttentionOperation::AttentionOperation(int node, int queries, int out, Attention
 void AttentionOperation::prepare(const Step&) {
   tasks_.reset();
   rows_.reset();
+  level(scratch_);
   if (options_.plan->by_split()) split_states_ = options_.plan->reserve_states(state_size_);
 }
 

@@ -149,6 +149,8 @@ void LinearOperation::fill_input(const Step& step) const {
 }
 
 void LinearOperation::prepare(const Step& step) {
+  level(scratch_);
+  level(halves_);
   const std::int64_t rows = step.rows_in(domain_);
   const LinearPlan& plan = plans_[static_cast<int>(class_of(rows))];
   choice_ = plan.kernel;

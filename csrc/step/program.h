@@ -3,7 +3,8 @@
 //   begin: check the batch, place its rows, make room, plan the attention
 //   every thread: for each phase: run, barrier
 //
-// A steady-state step (no larger than those before) allocates nothing.
+// A steady-state step (no larger than two before it) allocates nothing:
+// csrc/tests/test_allocations.cpp counts.
 #pragma once
 
 #include <cstdint>
