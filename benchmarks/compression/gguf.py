@@ -45,7 +45,7 @@ def main() -> None:
         "rows": [row_json(judge, row) | against(judge, row, theirs) for row in rows],
         "ceilings": [ceiling(judge, ours, *limit) for limit in CEILINGS],
     }
-    path = keep(results, "gguf")
+    path = keep(results, f"gguf-{order.name}", dated=False)
     report = io.StringIO()
     with contextlib.redirect_stdout(report):
         print_report(order, judge, rows, theirs)

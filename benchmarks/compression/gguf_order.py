@@ -32,6 +32,7 @@ class Order:
     recipes: tuple[Path, ...]
     programs: Path
     work: Path
+    name: str
 
 
 def read_order() -> Order:
@@ -51,6 +52,7 @@ def read_order() -> Order:
     parser.add_argument("--recipes", nargs="*", help="names in recipes/; default: all")
     parser.add_argument("--programs", type=Path, help="folder of llama-quantize and llama-imatrix")
     parser.add_argument("--work", type=Path, default=ROOT / "build" / "compression")
+    parser.add_argument("--name", help="of the files in results/; default: the model's")
     given = parser.parse_args()
     names = given.recipes
     recipes = (
@@ -60,4 +62,5 @@ def read_order() -> Order:
     return Order(
         given.model, given.train, given.test, given.chunks, given.calibration, given.importance,
         given.served, given.reproduce, tuple(given.types), tuple(recipes), programs, given.work,
+        given.name or given.model.stem,
     )  # fmt: skip
