@@ -54,6 +54,7 @@ class Task:
     out: str
     threads: int
     dtype: str = "float32"  # that a peer computes in; ours reads what is stored
+    light: bool = False  # AutoRound's recipe of that name: 50 steps instead of 200
 
 
 @dataclass(frozen=True)
@@ -140,6 +141,7 @@ def _inputs(task: Task) -> dict[str, str]:
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     given = {"method": task.method, "threads": str(task.threads), "dtype": task.dtype}
+    given |= {"light": "yes"} if task.light and task.method == "signround" else {}
     return {"inputs": digest.hexdigest()[:16], **given}
 
 

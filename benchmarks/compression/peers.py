@@ -13,7 +13,7 @@ import argparse
 import os
 import shutil
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,7 @@ def main() -> None:
             say(f"{method}: {side}")
             out = given.work / f"{side}-{method}"
             task = Task(str(source), str(chunks), method, str(out), given.threads)
+            task = replace(task, light=given.light)
             ours = side == "ours"
             made = make_ours(task, given.kept) if ours else make_theirs(task, given.python)
             pair.append(row_of(judge, f"{method}: {side}", out, made))
@@ -134,6 +135,7 @@ def read_arguments() -> Any:
     parser.add_argument("--calibration", type=int, default=64, help="chunks of it")
     parser.add_argument("--methods", nargs="*", default=PLAIN, choices=list(OURS))
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--light", action="store_true", help="AutoRound's recipe of 50 steps")
     parser.add_argument("--python", type=Path, help="interpreter that has the peer")
     parser.add_argument("--kept", action="store_true", help="measure what was made earlier")
     parser.add_argument("--work", type=Path, help="where folders are kept (build/…)")
