@@ -219,11 +219,11 @@ int add_vector(ProgramBuilder& builder, const AnyArray& values) {
 }
 
 std::vector<int> linear(ProgramBuilder& builder, int x, const std::vector<int>& matrices,
-                        const std::vector<int>& biases, int bits, std::int64_t group) {
+                        const std::vector<int>& biases, int bits, std::int64_t group, float scale) {
   if (matrices.size() != biases.size()) throw std::invalid_argument("one bias (or -1) a matrix");
   std::vector<MatrixUse> uses;
   for (std::size_t i = 0; i < matrices.size(); ++i) uses.push_back({matrices[i], biases[i]});
-  return builder.linear(x, uses, {bits, group});
+  return builder.linear(x, uses, {bits, group, scale});
 }
 
 void bind_nodes(nb::class_<ProgramBuilder>& builder) {
@@ -239,12 +239,16 @@ void bind_nodes(nb::class_<ProgramBuilder>& builder) {
               int biases) {
              return self.add_norm(residual, delta, {layer, 1, epsilon, weights, biases});
            })
-      .def("linear", &linear)
-      .def("gated_linear",
-           [](Self& self, int x, int gate, int up, const std::string& kind, int bits,
-              std::int64_t group) {
-             return self.gated_linear(x, gate, up, activation_named(kind), {bits, group});
-           })
+      .def("linear", &linear, nb::arg("x"), nb::arg("matrices"), nb::arg("biases"), nb::arg("bits"),
+           nb::arg("group"), nb::arg("scale") = 0.0f)
+      .def(
+          "gated_linear",
+          [](Self& self, int x, int gate, int up, const std::string& kind, int bits,
+             std::int64_t group, float scale) {
+            return self.gated_linear(x, gate, up, activation_named(kind), {bits, group, scale});
+          },
+          nb::arg("x"), nb::arg("gate"), nb::arg("up"), nb::arg("kind"), nb::arg("bits"),
+          nb::arg("group"), nb::arg("scale") = 0.0f)
       .def("rotary",
            [](Self& self, int x, int heads, int head_dim, const std::vector<double>& frequencies,
               double factor) { return self.rotary(x, {heads, head_dim, frequencies, factor}); })

@@ -43,6 +43,7 @@ struct ActivationBlock {
   int8_t* codes = nullptr;
   float* scales = nullptr;
   int32_t* sums = nullptr;
+  float fixed_scale = 0.0f;  // of every group, what lies beyond ±127 of it is clipped; 0: found
 
   // Bytes that a block of this shape needs. `group` 0 means one scale a row; else a multiple of 16.
   // `sum_group`: any common divisor of the merge groups of all matrices it will meet, e.g. the

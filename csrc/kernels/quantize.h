@@ -34,7 +34,15 @@ SLIPSTREAM_INLINE Rounding rounding_of(int32_t largest) {
   return {maximum / 127.0f, overflows ? 0.0f : inverse, true};
 }
 
+// The same for a scale that was fixed beforehand.
+SLIPSTREAM_INLINE Rounding rounding_by(float scale, int32_t largest) {
+  constexpr int32_t infinity = 0x7f800000;
+  if (largest >= infinity) return {__builtin_nanf(""), 0.0f, false};
+  return {scale, 1.0f / scale, true};
+}
+
 // Codes of up to n floats, 16 at a time (the rest of the last 16 are zero); returns their sum.
+template <bool clipped>
 SLIPSTREAM_INLINE int32_t round_codes(const float* x, int64_t n, Rounding rounding, int8_t* codes) {
   if (!rounding.finite) {
     for (int64_t k = 0; k < n; k += kLanes) store_i8(codes + k, zero_i32());
@@ -44,7 +52,9 @@ SLIPSTREAM_INLINE int32_t round_codes(const float* x, int64_t n, Rounding roundi
   i32x16 sums = zero_i32();
   for (int64_t k = 0; k < n; k += kLanes) {
     const f32x16 values = k + kLanes <= n ? load(x + k) : load(x + k, int(n - k));
-    const i32x16 rounded = to_i32(values * inverse);
+    f32x16 scaled = values * inverse;
+    if constexpr (clipped) scaled = min(max(scaled, set1(-127.0f)), set1(127.0f));
+    const i32x16 rounded = to_i32(scaled);
     store_i8(codes + k, rounded);
     sums = sums + rounded;
   }
@@ -58,10 +68,15 @@ inline void quantize_row(const float* x, ActivationBlock& out, int64_t row) {
   int32_t* sums = out.sums + row * out.sum_groups;
   for (int64_t k = 0; k < out.inputs; k += out.group) {
     const int64_t end = smaller(k + out.group, out.inputs);
-    const Rounding rounding = rounding_of(largest_bits(x + k, end - k));
+    const int32_t largest = largest_bits(x + k, end - k);
+    const bool fixed = out.fixed_scale > 0.0f;
+    const Rounding rounding = fixed ? rounding_by(out.fixed_scale, largest) : rounding_of(largest);
     *scales++ = rounding.scale;
-    for (int64_t at = k; at < end; at += out.sum_group)
-      *sums++ = round_codes(x + at, smaller(out.sum_group, end - at), rounding, codes + at);
+    for (int64_t at = k; at < end; at += out.sum_group) {
+      const int64_t count = smaller(out.sum_group, end - at);
+      *sums++ = fixed ? round_codes<true>(x + at, count, rounding, codes + at)
+                      : round_codes<false>(x + at, count, rounding, codes + at);
+    }
   }
   for (int64_t k = (out.inputs + kLanes - 1) / kLanes * kLanes; k < out.inputs_padded; k += kLanes)
     store_i8(codes + k, zero_i32());

@@ -6,6 +6,7 @@
 
 #include <map>
 #include <memory>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -26,10 +27,12 @@ struct NormSpec {
   int biases;   // a vector, or -1
 };
 
-// bits 32: the input stays float; 8: rounded, one scale per `group` inputs (0: per row).
+// bits 32: the input stays float; 8: rounded, one scale per `group` inputs (0: per row), or one
+// `scale` that is fixed for all rows (0: none is).
 struct ActivationSpec {
   int bits;
   std::int64_t group;
+  float scale = 0.0f;
 };
 
 struct RotarySpec {
@@ -126,8 +129,9 @@ class ProgramBuilder {
   int node_ = -1;
   int embedded_ = std::numeric_limits<int>::max();  // rows of the smallest embedding
   std::vector<std::int64_t> vector_widths_;
-  // What several operations share: rounded inputs by (value, group, sum group), tables, plans.
-  std::map<std::array<std::int64_t, 3>, int> quantized_;
+  // What several operations share: rounded inputs by (value, group, sum group,
+  // fixed scale), tables, plans.
+  std::map<std::tuple<int, std::int64_t, std::int64_t, float>, int> quantized_;
   std::map<std::pair<std::vector<double>, double>, std::shared_ptr<const RotaryTable>> tables_;
 };
 

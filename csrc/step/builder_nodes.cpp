@@ -79,7 +79,10 @@ LinearSource ProgramBuilder::source(int x, const std::vector<const PackedMatrix*
   }
   require(spec.bits == 8 || spec.bits == 32, "activations have 8 or 32 bits");
   if (spec.bits == 32) return source;
+  require(std::isfinite(spec.scale) && spec.scale >= 0.0f, "a fixed scale is a positive number");
+  require(spec.scale == 0.0f || spec.group == 0, "a fixed scale is of the whole row");
   source.group = spec.group;
+  source.scale = spec.scale;
   for (const PackedMatrix* matrix : matrices) {
     const std::int64_t merged = merge_group(*matrix, spec.group);
     source.sum_group = source.sum_group == 0 ? merged : std::min(source.sum_group, merged);
@@ -89,7 +92,8 @@ LinearSource ProgramBuilder::source(int x, const std::vector<const PackedMatrix*
             "the groups of fused matrices must divide each other");
   }
   const Domain domain = value(x).domain;
-  const auto found = quantized_.find({x, source.group, source.sum_group});
+  const auto key = std::make_tuple(x, source.group, source.sum_group, source.scale);
+  const auto found = quantized_.find(key);
   if (found != quantized_.end()) {
     source.quantized = found->second;
     return source;
@@ -97,7 +101,7 @@ LinearSource ProgramBuilder::source(int x, const std::vector<const PackedMatrix*
   const std::size_t bytes =
       ActivationBlock::size_bytes(1, source.inputs, source.group, source.sum_group);
   source.quantized = new_value(domain, static_cast<std::int64_t>(bytes), 1);
-  quantized_[{x, source.group, source.sum_group}] = source.quantized;
+  quantized_[key] = source.quantized;
   push(quantize(node_, domain, source, linear_));
   return source;
 }

@@ -54,8 +54,10 @@ std::int64_t divide_up(std::int64_t a, std::int64_t b) { return (a + b - 1) / b;
 
 ActivationBlock LinearSource::block(const Step& step) const {
   const Value& value = step.values[quantized];
-  return ActivationBlock::place(step.buffers.at(value), step.rows_in(value.domain), inputs, group,
-                                sum_group);
+  ActivationBlock block = ActivationBlock::place(step.buffers.at(value), step.rows_in(value.domain),
+                                                 inputs, group, sum_group);
+  block.fixed_scale = scale;
+  return block;
 }
 
 RowOperation quantize(int node, Domain domain, const LinearSource& source,

@@ -38,6 +38,7 @@ struct LinearSource {
   std::int64_t inputs = 0;
   std::int64_t group = 0;      // of the rounding; 0: the whole row
   std::int64_t sum_group = 0;  // see ActivationBlock
+  float scale = 0.0f;          // fixed for all rows; 0: found for each group
 
   ActivationBlock block(const Step& step) const;
 };

@@ -235,7 +235,7 @@ def test_fp8_weights_are_read_as_bfloat16(strategy: str, shape: tuple[int, ...])
         group(weights={"num_bits": 7}),
         group(weights={"strategy": "block"}),
         group(weights={"group_size": 8}),
-        group(input_activations={"num_bits": 8, "dynamic": False, "strategy": "tensor"}),
+        group(input_activations={"num_bits": 8, "dynamic": False, "strategy": "token"}),
         group(
             input_activations={"num_bits": 4, "type": "float", "dynamic": True, "strategy": "token"}
         ),

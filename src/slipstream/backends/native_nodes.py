@@ -115,6 +115,7 @@ class _Compiler:
         return self.vectors[name, offset]
 
 
-def _rounding(activations: ops.Activations) -> tuple[int, int]:
-    """(bits, group), with group 0 for a whole row."""
-    return activations.bits, activations.group or 0
+def _rounding(activations: ops.Activations) -> tuple[int | float, ...]:
+    """(bits, group), with group 0 for a whole row; and the scale where it is fixed."""
+    found = activations.bits, activations.group or 0
+    return found if activations.scale is None else (*found, activations.scale)

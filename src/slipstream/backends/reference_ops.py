@@ -54,6 +54,8 @@ def add_norm(
 def round_activations(x: Array, activations: ops.Activations) -> Array:
     """[R, I] → the same as int8 codes would give it back: rint(x · 127/max) · max/127 per group.
 
+    With a fixed scale s: clip(rint(x · 1/s), ±127) · s.
+
     The codes and scales are computed in float32, exactly as kernels compute them. The products
     that follow are then ordinary ones, in the dtype of the program. Kernels sum the integers
     exactly instead, which agrees up to the rounding of floating-point sums: within
@@ -63,6 +65,10 @@ def round_activations(x: Array, activations: ops.Activations) -> Array:
         return x
     xp = array_namespace(x)
     rows, width = x.shape
+    if activations.scale is not None:
+        fixed = np.float32(activations.scale)
+        steps = xp.astype(x, xp.float32) * float(np.float32(1) / fixed)
+        return xp.astype(xp.clip(xp.round(steps), -127.0, 127.0), x.dtype) * float(fixed)
     groups = xp.reshape(xp.astype(x, xp.float32), (rows, -1, activations.group or width))
     largest = xp.max(xp.abs(groups), axis=-1, keepdims=True)
     safe = xp.where(largest > 0, largest, xp.ones_like(largest))

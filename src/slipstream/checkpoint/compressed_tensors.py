@@ -15,6 +15,7 @@ Legend: O outputs, I inputs, G groups of a row (1 for whole rows and whole tenso
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import ml_dtypes
@@ -22,7 +23,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slipstream.checkpoint.compressed_tensors_codebook import read_codebook
-from slipstream.checkpoint.compressed_tensors_scheme import FP8, HEAD, is_embedding, read_schemes
+from slipstream.checkpoint.compressed_tensors_scheme import (
+    FP8,
+    HEAD,
+    Scheme,
+    is_embedding,
+    read_schemes,
+)
 from slipstream.checkpoint.float8 import CODES, widen
 from slipstream.checkpoint.foreign import Module
 from slipstream.checkpoint.reordered import dense, input_order
@@ -57,21 +64,34 @@ class CompressedTensors:
         return self._names
 
     def activations(self) -> dict[str, Activations]:
-        """By weight name: float32 for weight-only groups, else dynamic int8.
+        """By weight name: float32 for weight-only groups, else int8, dynamic or static.
 
         An embedding's weight has those of the head that is tied to it, if one is.
         """
         served = {name.removesuffix(".weight") for name in self._names}
         found = {
-            f"{module}.weight": scheme.activations
+            f"{module}.weight": self._inputs(module, scheme)
             for module, scheme in self._quantized.items()
             if module in served and not is_embedding(module)
         }
         head = self._quantized.get(HEAD) or self._schemes.exact.get(HEAD)
         if head is not None and HEAD not in served:
             tied = [module for module in self._quantized if is_embedding(module)]
-            found |= {f"{module}.weight": head.activations for module in tied}
+            found |= {f"{module}.weight": self._inputs(HEAD, head) for module in tied}
         return found
+
+    def _inputs(self, module: str, scheme: Scheme) -> Activations:
+        """How the module's inputs are rounded; FileFormatError for a fixed scale that is none."""
+        if not scheme.static:
+            return scheme.activations
+        name = f"{module}.input_scale"
+        if name not in self._stored:
+            raise _disagree(module, "its input_scale is missing")
+        values = np.asarray(self._arrays.array(name), np.float32)
+        scale = float(values.reshape(-1)[0]) if values.size == 1 else 0.0
+        if not (np.isfinite(scale) and scale > 0):
+            raise _disagree(module, "its input_scale is no positive number")
+        return replace(scheme.activations, scale=scale)
 
     def tensor(self, name: str) -> Tensor:
         """One tensor: affine where quantized, else dense. FileFormatError if its parts disagree."""

@@ -46,8 +46,9 @@ class Scheme:
     """How the modules of one group are stored and run."""
 
     format: Affine | FP8 | Codebook
-    activations: Activations
+    activations: Activations  # without a fixed scale
     layout: Layout | None = None
+    static: bool = False  # inputs have one scale, fixed beforehand: the tensor X.input_scale
 
 
 @dataclass(frozen=True)
@@ -132,9 +133,10 @@ def _scheme(name: str, group: Any) -> Scheme:
         raise UnsupportedError(f"the group {name!r} quantizes its outputs, which is not supported")
     layout = group.get("format")
     known: Layout | None = layout if layout in get_args(Layout) else None
-    return Scheme(
-        _weights(name, weights), _activations(name, group.get("input_activations")), known
-    )
+    inputs = group.get("input_activations")
+    static = _static(inputs)
+    activations = Activations(8) if static else _activations(name, inputs)
+    return Scheme(_weights(name, weights), activations, known, static)
 
 
 def _weights(name: str, entry: Mapping[str, Any]) -> Affine | FP8 | Codebook:
@@ -187,6 +189,15 @@ def _group_size(name: str, value: Any) -> int:
     return value
 
 
+def _static(entry: Any) -> bool:
+    """Whether inputs are int8 with one scale of the tensor, as calibration found it."""
+    if not isinstance(entry, dict):
+        return False
+    wanted = {"num_bits": 8, "type": "int", "symmetric": True, "dynamic": False}
+    found = {key: entry.get(key, default) for key, default in wanted.items()}
+    return found == wanted and (entry.get("strategy") or "tensor") == "tensor"
+
+
 def _activations(name: str, entry: Any) -> Activations:
     if entry is None:
         return Activations()
@@ -199,8 +210,8 @@ def _activations(name: str, entry: Any) -> Activations:
     strategy = entry.get("strategy")
     if found != wanted or strategy not in ("token", "group"):
         raise UnsupportedError(
-            f"the group {name!r} rounds activations in a way that is not supported: only dynamic "
-            "symmetric int8 per token or per group is"
+            f"the group {name!r} rounds activations in a way that is not supported: only symmetric "
+            "int8 is, dynamic per token or per group, or static per tensor"
         )
     group = _group_size(name, entry.get("group_size")) if strategy == "group" else None
     return Activations(8, group)
@@ -221,20 +232,22 @@ def write_group(scheme: Scheme, targets: Sequence[str]) -> dict[str, Any]:
     return {
         "targets": list(targets),
         "weights": weights,
-        "input_activations": _write_activations(scheme.activations),
+        "input_activations": _write_activations(scheme),
         "output_activations": None,
         "format": scheme.layout,
     }
 
 
-def _write_activations(activations: Activations) -> dict[str, Any] | None:
+def _write_activations(scheme: Scheme) -> dict[str, Any] | None:
+    activations = scheme.activations
     if activations.bits == 32:
         return None
+    strategy = "token" if activations.group is None else "group"
     return {
         "num_bits": 8,
         "type": "int",
         "symmetric": True,
-        "strategy": "token" if activations.group is None else "group",
+        "strategy": "tensor" if scheme.static else strategy,
         "group_size": activations.group,
-        "dynamic": True,
+        "dynamic": not scheme.static,
     }

@@ -6,7 +6,7 @@ is written is what `compressed_tensors` reads back, to the bit.
 
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -39,11 +39,15 @@ from slipstream.graph.ops import Activations
 
 @dataclass(frozen=True)
 class LayoutPlan:
-    """Where each quantized module goes. `tied` names the embedding that the head is a copy of."""
+    """Where each quantized module goes. `tied` names the embedding that the head is a copy of.
+
+    input_scales  of modules whose inputs have a fixed scale
+    """
 
     schemes: Mapping[str, Scheme]
     config: Mapping[str, Any]
     tied: str | None = None
+    input_scales: Mapping[str, float] = field(default_factory=dict)
 
 
 def plan_layout(
@@ -61,13 +65,17 @@ def plan_layout(
     each code, for loaders that read no packed zero points or embeddings (transformers).
     """
     schemes: dict[str, Scheme] = {}
+    scales: dict[str, float] = {}
     dense: list[str] = []
     embedding: str | None = None
     for name in tensors:
         tensor, module = tensors[name], name.removesuffix(".weight")
         if isinstance(tensor, Quantized):
             tensor = _writable(tensor)
-            scheme = _scheme(name, tensor.format, activations.get(name, Activations()))
+            inputs = activations.get(name, Activations())
+            scheme = _scheme(name, tensor.format, replace(inputs, scale=None))
+            if inputs.scale is not None:
+                scheme, scales[module] = replace(scheme, static=True), inputs.scale
             schemes[module] = _plain(name, scheme) if plain else scheme
             embedding = module if is_embedding(module) else embedding
         elif module != name and len(tensor.shape) == 2 and not is_embedding(module):
@@ -77,11 +85,13 @@ def plan_layout(
     shared = embedding if tied and HEAD not in schemes else None
     if shared is not None:
         schemes[HEAD] = schemes[shared]
+        scales |= {HEAD: scales[shared]} if shared in scales else {}
     if embedding is not None:  # its inputs are token ids
-        schemes[embedding] = replace(schemes[embedding], activations=Activations())
+        schemes[embedding] = replace(schemes[embedding], activations=Activations(), static=False)
+        scales.pop(embedding, None)
     if HEAD not in schemes and HEAD not in dense:
         dense.append(HEAD)
-    return LayoutPlan(schemes, _config(schemes, sorted(dense)), shared)
+    return LayoutPlan(schemes, _config(schemes, sorted(dense)), shared, scales)
 
 
 def _writable(tensor: Quantized) -> AffineTensor | CodebookTensor:
@@ -168,6 +178,9 @@ def encode(name: str, tensor: Tensor, plan: LayoutPlan | None) -> dict[str, NDAr
     named = {f"{module}.{part}": array for part, array in arrays.items()}
     if module == plan.tied and "weight" in arrays:  # packed, nobody else ties them
         named |= {f"{HEAD}.{part}": array for part, array in arrays.items() if part != "weight"}
+    for fed in (module, HEAD) if module == plan.tied else (module,):
+        if fed in plan.input_scales:
+            named[f"{fed}.input_scale"] = np.array([plan.input_scales[fed]], np.float32)
     return named
 
 

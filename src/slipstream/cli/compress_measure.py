@@ -103,7 +103,7 @@ def measure(
 def _compiled(name: str, role: Role, edition: Edition, activations: Activations) -> _Subject:
     """The program of an edition; the baseline keeps float32 keys and values."""
     before = anonymous_bytes()
-    settings = settings_of(edition.graph, edition.weights, activations)
+    settings = served_inputs(edition, activations)
     exact = NativeOptions(activations="f32", kv_dtype="float32")
     options = exact if role == "baseline" else NativeOptions()
     program = compile_native(edition.graph, edition.weights, options, settings=settings)
@@ -111,6 +111,11 @@ def _compiled(name: str, role: Role, edition: Edition, activations: Activations)
     size = sum(edition.weights[name].size_bytes for name in edition.graph.weight_names())
     memory = max(0, anonymous_bytes() - before)
     return _Subject(name, role, program, Recipe((), activations), size, memory)
+
+
+def served_inputs(edition: Edition, activations: Activations) -> dict[str, Activations]:
+    """How inputs are stored, by weight: where a pass fixed their scales, so; else as is asked."""
+    return {**settings_of(edition.graph, edition.weights, activations), **edition.inputs}
 
 
 def _evaluate(subjects: tuple[_Subject, ...], texts: Texts, bars: Bars) -> list[Evaluation]:

@@ -5,11 +5,11 @@ from typing import Any
 
 from slipstream.checkpoint.artifact import write_artifact
 from slipstream.checkpoint.prompts import PROMPTS
+from slipstream.cli.compress_measure import served_inputs
 from slipstream.compress.chain import Chain
 from slipstream.compress.work import Edition
 from slipstream.engine.proof import record_prompts
 from slipstream.models.model import Model
-from slipstream.optimize.programs import settings_of
 from slipstream.optimize.report import report_html
 from slipstream.optimize.study import Study
 from slipstream.optimize.write import REPORT, manifest_of, whole_settings, whole_tensors
@@ -26,7 +26,7 @@ def write_edition(
 ) -> Path:
     """Whole or not at all; an existing folder is refused unless `overwrite` is said."""
     named = {name: after.weights[name] for name in after.graph.weight_names()}
-    settings = settings_of(after.graph, named, chain.activations)
+    settings = served_inputs(after, chain.activations)
     chat = model.tokenizer.chat
     result = study.candidates[0]
     return write_artifact(

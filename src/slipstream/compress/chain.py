@@ -119,15 +119,26 @@ def parse_chain(data: Mapping[str, Any]) -> Chain:
     named = data.get("activations", "int8 g32")
     if isinstance(named, str) and "static" in named.split():
         raise UnsupportedError(
-            "static activations are not offered: a scale fixed beforehand cannot be finer than one "
-            "for a row, which costs SmolLM2 ten times the KL of one for 32 inputs (0.034, 0.003), "
-            "and finding the latter is part of rounding, not a pass of its own. Use int8 g32"
+            'static activations are a pass: add [[pass]] method = "static_inputs" as the last one'
         )
     if named not in ACTIVATIONS:
         raise UnsupportedError(f"activations is one of {', '.join(ACTIVATIONS)}, not {named!r}")
     passes = tuple(parse_pass(entry, where) for entry, where in _unrolled(entries))
+    _check_order(passes)
     calibration = _section(Calibration, data, "calibration")
     return Chain(passes, ACTIVATIONS[named], calibration, _section(Training, data, "training"))
+
+
+def _check_order(passes: tuple[Pass, ...]) -> None:
+    """UnsupportedError for a pass that changes what linears read after their inputs were fixed."""
+    names = [method_of(one) for one in passes]
+    if "static_inputs" in names:
+        after = set(names[names.index("static_inputs") + 1 :]) - {"kv_cache"}
+        if after:
+            raise UnsupportedError(
+                f"static_inputs comes last: {', '.join(sorted(after))} after it would change what "
+                "linears read"
+            )
 
 
 def _section(kind: type[S], data: Mapping[str, Any], name: str) -> S:

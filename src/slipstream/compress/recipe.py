@@ -184,4 +184,6 @@ def activations_label(activations: Activations) -> str:
     """``a32`` or ``a8 g32``."""
     if activations.bits == 32:
         return "a32"
+    if activations.scale is not None:
+        return "a8 static"
     return f"a8 {'row' if activations.group is None else f'g{activations.group}'}"

@@ -18,6 +18,7 @@ from slipstream.compress.passes.rotate import Rotate
 from slipstream.compress.passes.share_layers import ShareLayers
 from slipstream.compress.passes.signround import SignRound
 from slipstream.compress.passes.smoothquant import SmoothQuant
+from slipstream.compress.passes.static_inputs import StaticInputs
 from slipstream.compress.passes.student import Student
 
 METHODS: dict[str, type[Any]] = {
@@ -40,6 +41,7 @@ METHODS: dict[str, type[Any]] = {
     "drop_width": DropWidth,
     "low_rank": LowRank,
     "kv_cache": KVCache,
+    "static_inputs": StaticInputs,
     "share_layers": ShareLayers,
     "student": Student,
     "distill": Distill,

@@ -21,6 +21,7 @@ from slipstream.compress.stages import Stage
 from slipstream.errors import NumericError
 from slipstream.formats.tensor import DenseTensor, Quantized, Tensor, map_arrays
 from slipstream.graph.graph import Graph
+from slipstream.graph.ops import Activations
 
 F32 = NDArray[np.float32]
 Compile = Callable[[Graph, Mapping[str, Tensor]], Program]
@@ -63,6 +64,7 @@ class Edition:
     """A model on its way through the passes. `graph` is that of `config`; weights are lazy.
 
     rounded  weights that an earlier pass of this run quantized: later ones leave them alone
+    inputs   by weight: how its inputs are stored, where a pass has fixed their scales
     """
 
     config: Mapping[str, Any]
@@ -70,6 +72,7 @@ class Edition:
     weights: Mapping[str, Tensor]
     rounded: frozenset[str] = frozenset()
     notes: tuple[Note, ...] = ()
+    inputs: Mapping[str, Activations] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -20,10 +20,13 @@ class Activations:
 
     ``bits == 32``: float32, untouched. ``bits == 8``: rounded to int8 (round half to even) with one
     float32 scale, max|x| / 127, per `group` consecutive inputs of each row (None: one per row).
+    With a fixed `scale` (static activations) that one stands for all rows, and what lies beyond
+    127 · scale is clipped; there is no group then.
     """
 
     bits: Literal[8, 32] = 32
     group: int | None = None
+    scale: float | None = None
 
 
 @dataclass(frozen=True)
