@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from slipstream.backends.batch import single
 from slipstream.compress.allocation import allocate
 from slipstream.compress.chain import read_chain
-from slipstream.compress.passes.mixed import Mixed, file_bytes, fitted, parse_entry
+from slipstream.compress.passes.mixed import Mixed, bytes_of, file_bytes, fitted, parse_entry
 from slipstream.compress.passes.rtn import round_to_nearest
 from slipstream.compress.passes.sensitivity import probe_all
 from slipstream.compress.store import overlay
@@ -44,6 +44,17 @@ def test_allocation_finds_what_trying_everything_finds(seed: int, count: int, fo
 def test_a_size_that_no_format_meets_is_refused_with_the_least_that_would_do() -> None:
     with pytest.raises(UnsupportedError, match=r"3\.0 MB"):
         allocate(np.ones((1, 2)), np.array([[3e6, 4e6]]), 2e6)
+
+
+@pytest.mark.parametrize("entry, twice", [("8 g32", True), ("8 row", True), ("6 g32", False)])
+def test_the_scales_of_a_tied_table_of_eight_bits_are_in_the_file_twice(
+    entry: str, twice: bool
+) -> None:
+    format = fitted(parse_entry(entry), 64)
+    alone = bytes_of((48, 64), format, frozenset({"embedding"}))
+    scales = 48 * 2 * (64 // (format.group or 64))
+    tied = bytes_of((48, 64), format, frozenset({"embedding", "head"}))
+    assert tied == alone + (scales if twice else 0)
 
 
 def test_a_probe_is_the_kl_of_the_model_with_that_matrix_rounded(tmp_path: Path) -> None:

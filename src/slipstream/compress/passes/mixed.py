@@ -15,7 +15,7 @@ from slipstream.compress.passes.observe import remembered
 from slipstream.compress.passes.quantizers import Gptq
 from slipstream.compress.passes.rounding import SERVED, outlined, selected
 from slipstream.compress.passes.sensitivity import probe_all, squared_error
-from slipstream.compress.recipe import fitting_group, format_label
+from slipstream.compress.recipe import Role, fitting_group, format_label
 from slipstream.compress.store import overlay
 from slipstream.compress.work import Drive, Edition, roles_of
 from slipstream.errors import UnsupportedError
@@ -24,6 +24,9 @@ from slipstream.formats.tensor import Affine, AffineTensor, Tensor
 PROBE = Affine(4, 64)
 MENU = ("3 g32", "4 g64", "4 g32", "5 g64", "5 g32", "6 g64", "8 row")
 HEADER_BYTES = 60_000  # of the file: names, shapes and small arrays
+# What GPTQ leaves of the error of a table that is also the head, of what it leaves of linears'. KL
+# of SmolLM2 at 112 MB: predicted, to nearest, 0.0125 and 0.0146, measured 0.0030 and 0.0081.
+TABLE_SHARE = 0.5
 BITS = {str(bits): bits for bits in (2, 3, 4, 5, 6, 8)}
 
 
@@ -91,9 +94,11 @@ class Mixed:
     ) -> dict[str, list[float]]:
         """The predicted KL of each matrix in each format of the menu."""
         costs = {}
+        roles = roles_of(edition.graph)
         for name, probe in probes.items():
             weight = np.array(edition.weights[name].dequantize(), np.float32)
             unit = measured[name] / max(squared_error(weight, probe), 1e-30)
+            unit *= TABLE_SHARE if roles[name] >= {"embedding", "head"} else 1.0
             formats = (fitted(parse_entry(entry), weight.shape[1]) for entry in self.menu)
             costs[name] = [unit * squared_error(weight, format) for format in formats]
         return costs
@@ -111,8 +116,9 @@ class Mixed:
             name: [fitted(parse_entry(e), edition.weights[name].shape[1]) for e in self.menu]
             for name in names
         }
+        roles = roles_of(edition.graph)
         sizes = [
-            [outlined(edition.weights[name].shape, f).file_bytes for f in formats[name]]
+            [bytes_of(edition.weights[name].shape, f, roles[name]) for f in formats[name]]
             for name in names
         ]
         wide: NDArray[np.float64] = np.array([list(costs[name]) for name in names], np.float64)
@@ -152,6 +158,15 @@ def fitted(format: Affine, width: int) -> Affine:
 def file_bytes(tensor: Tensor) -> int:
     """In a file."""
     return tensor.file_bytes if isinstance(tensor, AffineTensor) else tensor.size_bytes
+
+
+def bytes_of(shape: tuple[int, ...], format: Affine, roles: frozenset[Role]) -> int:
+    """In a file: a table of 8 bits that is also the head has its scales twice, for others to read."""
+    size = outlined(shape, format).file_bytes
+    if format.bits != 8 or not roles >= {"embedding", "head"}:
+        return size
+    groups = shape[1] // (format.group or shape[1])
+    return size + 2 * shape[0] * groups
 
 
 def summary(formats: Mapping[str, Affine]) -> str:
