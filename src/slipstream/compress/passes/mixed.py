@@ -161,7 +161,7 @@ def file_bytes(tensor: Tensor) -> int:
 
 
 def bytes_of(shape: tuple[int, ...], format: Affine, roles: frozenset[Role]) -> int:
-    """In a file: a table of 8 bits that is also the head has its scales twice, for others to read."""
+    """In a file: others read a table of 8 bits that is also the head with its scales twice."""
     size = outlined(shape, format).file_bytes
     if format.bits != 8 or not roles >= {"embedding", "head"}:
         return size
