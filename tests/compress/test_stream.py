@@ -23,7 +23,7 @@ from slipstream.compress.passes.pruners import Wanda
 from slipstream.compress.passes.quantizers import Gptq, Imatrix, Rtn
 from slipstream.compress.passes.shapes import CutWeights, whole_plan
 from slipstream.compress.passes.signround import SignRound
-from slipstream.compress.preview import method_operations
+from slipstream.compress.preview import calibration_operations, method_operations
 from slipstream.compress.stages import stage_graph, stages_of, with_rows
 from slipstream.compress.store import StoredTensors, overlay, release, save_tensors
 from slipstream.compress.stream import stream
@@ -256,6 +256,13 @@ def test_a_preview_counts_what_methods_do_beyond_a_calibrated_rounding() -> None
     twice = method_operations(SignRound(steps=20), edition) - searched
     assert twice == 2 * (method_operations(SignRound(steps=10), edition) - searched) > 0
     assert method_operations(Mixed(size_mb=1), edition) > 0
+
+
+def test_a_preview_charges_nobody_for_moments_that_are_not_gathered() -> None:
+    edition = tiny_llama.edition()
+    powers = calibration_operations(edition, 1024, whole=False)
+    assert 0 < powers < calibration_operations(edition, 1024)
+    assert calibration_operations(edition, 2048, whole=False) == 2 * powers
 
 
 def test_mapped_pages_are_let_go_after_each_stage(tmp_path: Path) -> None:

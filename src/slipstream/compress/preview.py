@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from slipstream.compress.carry_out import memory_needed
 from slipstream.compress.chain import Chain
 from slipstream.compress.passes.mixed import Mixed
+from slipstream.compress.passes.pruners import Wanda
 from slipstream.compress.passes.rounding import Rounding
 from slipstream.compress.passes.sensitivity import PROBE_TOKENS
 from slipstream.compress.passes.signround import SignRound
@@ -60,16 +61,16 @@ def preview(chain: Chain, edition: Edition, ceilings: Ceilings | None) -> Previe
     after = before
     operations = 0.0
     needed = 0
+    tokens = chain.calibration.tokens if chain.calibrated else 0
     for one in chain.passes:
         if one.calibrated:
-            operations += calibration_operations(after, chain.calibration.tokens)
+            operations += calibration_operations(after, tokens, whole=not isinstance(one, Wanda))
         operations += method_operations(one, after)
         if isinstance(one, Trained):
             operations += training_operations(before, after, one)
             needed = max(needed, training_bytes(before, after, one))
         after = one.outline(after)
     shapes = {name: before.weights[name].shape for name in before.graph.weight_names()}
-    tokens = chain.calibration.tokens if chain.calibrated else 0
     speed = None if ceilings is None else ceilings.f32.median * EFFICIENCY
     return Preview(
         rows=rows_of(before, after),
@@ -124,14 +125,18 @@ def predicted_speed(edition: Edition, ceilings: Ceilings | None) -> float | None
     return 1 / predict_s(cost, ceilings)
 
 
-def calibration_operations(edition: Edition, tokens: int) -> float:
-    """Multiply-adds twice: two runs of every linear, the moments, and a rounding with feedback."""
+def calibration_operations(edition: Edition, tokens: int, whole: bool = True) -> float:
+    """Multiply-adds twice: two runs of every linear; with `whole` the moments of all pairs of
+    inputs, and a rounding with feedback.
+    """
     total = 0.0
     widths: Mapping[str, tuple[int, ...]] = {
         name: edition.weights[name].shape for name in roles_of(edition.graph)
     }
     for out, width in widths.values():
-        total += 2.0 * out * width * (2 * tokens + 2 * width) + 2.0 * width * width * tokens / 3
+        total += 2.0 * out * width * 2 * tokens
+        if whole:
+            total += 2.0 * out * width * 2 * width + 2.0 * width * width * tokens / 3
     return total
 
 
