@@ -70,7 +70,7 @@ test-cpp: $(VENV)/installed-dev ## build and run the C++ tests
 test-arm: $(VENV)/installed-dev ## the linear kernels for 64-bit ARM, cross-compiled and run under qemu
 	PATH="$(CURDIR)/$(BIN):$$PATH" cmake -S csrc/kernels -B build/aarch64 -G Ninja \
 	  -DCMAKE_TOOLCHAIN_FILE=$(CURDIR)/cmake/aarch64.cmake
-	PATH="$(CURDIR)/$(BIN):$$PATH" cmake --build build/aarch64 --target test_vec test_linear test_linear_edges
+	PATH="$(CURDIR)/$(BIN):$$PATH" cmake --build build/aarch64 --target test_vec test_linear test_linear_edges test_linear_bfloat
 	PATH="$(CURDIR)/$(BIN):$$PATH" ctest --test-dir build/aarch64 --output-on-failure
 
 test-sanitized: $(VENV)/installed-dev ## the same without optimization, under AddressSanitizer and UBSan

@@ -7,7 +7,8 @@
 // Further formats: int8_2:4 int4_2:4 (random places), int8_mask50 int4_mask50 … (so many of a
 // hundred weights kept, anywhere), int2 int3 int5 int6 nf4 iq4_nl mxfp4, and
 // q2_k … q6_k as GGML has them (shapes of multiples of 256 inputs). Formats: int4, int4min (f16
-// scales and minimums, group 32), int4g128, int8, f32in (int4min with float32 rows), bf16, f32.
+// scales and minimums, group 32), int4g128, int8, f32in (int4min with float32 rows), bf16, f32,
+// bf16in (bf16 with bfloat16 rows).
 // Each line is the best of the repetitions that fit in the time: what the kernel can do when left
 // alone. The weights of one run rotate over enough copies to leave the caches (--cached keeps one
 // copy). Time is the thread's own processor time with --busy, for machines that others use too;
@@ -114,7 +115,8 @@ MatrixFormat format_of(const std::string& name) {
   if (name == "q4_k") return nested(CodeFormat::int4, 32, true);
   if (name == "q5_k") return nested(CodeFormat::int5, 32, true);
   if (name == "q6_k") return nested(CodeFormat::int6, 16, false);
-  if (name == "bf16") return {CodeFormat::bf16, 0, ScaleFormat::f32, false, ScaleFormat::f32};
+  if (name == "bf16" || name == "bf16in")
+    return {CodeFormat::bf16, 0, ScaleFormat::f32, false, ScaleFormat::f32};
   if (name == "f32") return {CodeFormat::f32, 0, ScaleFormat::f32, false, ScaleFormat::f32};
   std::fprintf(stderr, "unknown format %s\n", name.c_str());
   std::exit(2);
@@ -172,6 +174,7 @@ PackedMatrix copy_of(const PackedMatrix& matrix) {
 struct Work {
   std::vector<PackedMatrix> matrices;
   std::vector<float> x, y;
+  std::vector<uint16_t> halves;
   AlignedBuffer memory;
   ActivationBlock block;
   LinearInput input;
@@ -191,6 +194,12 @@ Work make_work(const Options& options, const LinearKernels& kernels, const std::
   for (int64_t i = 0; i < rows * inputs; ++i) work.x.push_back(normal(random));
   work.y.resize(std::size_t(rows * outputs));
   work.input = {nullptr, work.x.data(), inputs};
+  if (name == "bf16in") {
+    const int64_t padded = work.matrices[0].inputs_padded();
+    work.halves.resize(std::size_t(rows * padded));
+    kernels.round_rows(work.x.data(), inputs, inputs, padded, work.halves.data(), {0, rows});
+    work.input = {nullptr, nullptr, padded, work.halves.data()};
+  }
   if (!format.dense() && name != "f32in") {
     const int64_t group = format.group;
     work.memory = AlignedBuffer(ActivationBlock::size_bytes(rows, inputs, group, group));

@@ -74,9 +74,9 @@ bool tiles_permitted() {
 bool vbmi2_supported() { return avx512_supported() && has(cpuid(7, 0).c, {6}); }
 
 bool amx_supported() {
-  constexpr int amx_tile = 24, amx_int8 = 25;
+  constexpr int amx_bf16 = 22, amx_tile = 24, amx_int8 = 25;
   return vbmi2_supported() && has(saved_states(), {17, 18}) &&
-         has(cpuid(7, 0).d, {amx_tile, amx_int8}) && tiles_permitted();
+         has(cpuid(7, 0).d, {amx_bf16, amx_tile, amx_int8}) && tiles_permitted();
 }
 
 #elif defined(SLIPSTREAM_ARM)

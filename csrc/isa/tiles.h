@@ -1,7 +1,8 @@
-// AMX: eight tile registers of 16 rows × 64 bytes, and products of int8 tiles. A TileSession
-// configures them for the calling thread and gives them back; between the two:
+// AMX: eight tile registers of up to 16 rows × 64 bytes, and products of int8 and bfloat16 tiles. A
+// TileSession configures them for the calling thread and gives them back; between the two:
 //
-//   C [16][16] int32 += A [16 rows][64 inputs] · B [16 steps][16 outputs][4 inputs]
+//   C [16][16] int32   += A [16 rows][64 inputs] · B [16 steps][16 outputs][4 inputs]
+//   C [16][16] float32 += A [16 rows][32 inputs] · B [16 pairs][16 outputs][2 inputs]
 //
 // Tests compile this over csrc/tests/emulated_amx.h.
 #pragma once
@@ -33,15 +34,23 @@ static_assert(sizeof(TileConfig) == 64);
 
 class TileSession {
  public:
-  SLIPSTREAM_INLINE TileSession() {
+  // `heights`: rows of each tile.
+  SLIPSTREAM_INLINE explicit TileSession(const uint8_t (&heights)[8]) {
     TileConfig config;
+    std::memcpy(config.rows, heights, 8);
+    load(config);
+  }
+  SLIPSTREAM_INLINE TileSession() { load(TileConfig()); }
+  SLIPSTREAM_INLINE ~TileSession() { _tile_release(); }
+  TileSession(const TileSession&) = delete;
+  TileSession& operator=(const TileSession&) = delete;
+
+ private:
+  SLIPSTREAM_INLINE static void load(const TileConfig& config) {
     // g++ 12 believes that _tile_loadconfig reads 8 bytes; the barrier makes it write all 64.
     __asm__ volatile("" : : "r"(&config) : "memory");
     _tile_loadconfig(&config);
   }
-  SLIPSTREAM_INLINE ~TileSession() { _tile_release(); }
-  TileSession(const TileSession&) = delete;
-  TileSession& operator=(const TileSession&) = delete;
 };
 
 }  // namespace slipstream::SLIPSTREAM_ISA

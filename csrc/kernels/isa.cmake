@@ -39,7 +39,7 @@ set(SLIPSTREAM_FLAGS_avx512 -Wno-uninitialized -Wno-maybe-uninitialized  # false
     CACHE INTERNAL "")
 set(SLIPSTREAM_FLAGS_neon -march=armv8.2-a+dotprod CACHE INTERNAL "")
 set(SLIPSTREAM_FLAGS_i8mm -march=armv8.2-a+dotprod+i8mm CACHE INTERNAL "")
-set(SLIPSTREAM_FLAGS_amx ${SLIPSTREAM_FLAGS_avx512} -mamx-tile -mamx-int8 CACHE INTERNAL "")
+set(SLIPSTREAM_FLAGS_amx ${SLIPSTREAM_FLAGS_avx512} -mamx-tile -mamx-int8 -mamx-bf16 CACHE INTERNAL "")
 
 function(slipstream_isa_sources target)
   foreach(isa IN LISTS SLIPSTREAM_ISAS)

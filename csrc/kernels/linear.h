@@ -1,4 +1,5 @@
-// The linear kernels: y = x · Wᵀ + bias, with W packed (pack.h) and x float32 or rounded to int8.
+// The linear kernels: y = x · Wᵀ + bias, with W packed (pack.h) and x float32, or rounded to int8
+// or bfloat16.
 //
 // The value of y[r, o] depends on row r, output o and one fixed order of float operations, never on
 // the instruction set, the tile, the ranges or who else is in the batch:
@@ -9,7 +10,11 @@
 //                the sums are exact in int32 (4-bit symmetric: Σ a·(q - 8)); a merge group is the
 //                smaller of the weight's group and the activation's, and one must divide the other
 //   f32 input    acc = 0; for each input k ascending: acc = fma(w, x_k, acc), w in float32
-//   both         y = acc + bias
+//   bf16 input   (bf16 weights only) acc = 0; for each 32 inputs ascending: even = odd = 0; for
+//                each pair of inputs even = fma(w, x, even) of its first, odd likewise of its
+//                second; acc = acc + (even + odd). Subnormals among operands and results are zeros.
+//                So adds the AMX instruction.
+//   all          y = acc + bias
 //
 // NaN or infinity in a row reaches every output of that row that reads it (with int8 input, every
 // output of the row, as NaN); other rows are not touched. Which NaN it is, is not promised.
@@ -59,12 +64,13 @@ struct ActivationBlock {
 // other or the matrix is dense.
 int64_t merge_group(const PackedMatrix& matrix, int64_t activation_group);
 
-// The rows a product reads: `quantized` when it is set, else float32 `values` [rows][inputs] whose
-// rows lie `stride` floats apart.
+// The rows a product reads: `quantized` or `bfloats` [rows][inputs, zeros up to a multiple of 64],
+// whichever is set, else float32 `values` [rows][inputs]; rows lie `stride` elements apart.
 struct LinearInput {
   const ActivationBlock* quantized = nullptr;
   const float* values = nullptr;
   int64_t stride = 0;
+  const uint16_t* bfloats = nullptr;
 };
 
 // How a product is computed, never what: every choice gives the same bits.
@@ -113,6 +119,9 @@ struct LinearKernels {
   Isa isa;
   // Rounds rows [rows.begin, rows.end) of x (rows `stride` floats apart) into the same rows of out.
   void (*quantize_rows)(const float* x, int64_t stride, ActivationBlock& out, Range rows);
+  // Rounds the same rows to bfloat16, nearest even: out [rows][inputs_padded], zeros past inputs.
+  void (*round_rows)(const float* x, int64_t stride, int64_t inputs, int64_t inputs_padded,
+                     uint16_t* out, Range rows);
   void (*multiply)(const LinearInput& x, const Product& product, Part part, Scratch& scratch);
   void (*multiply_gated)(const LinearInput& x, const GatedProduct& product, Part part,
                          Scratch& scratch);

@@ -1,6 +1,7 @@
 // The linear kernels' function table, compiled once per instruction set. What is called from here
 // lives in this set's namespace or is always inlined: no std:: containers, so that no function
 // compiled for a faster set can be linked into a slower one.
+#include "kernels/linear_bfloat.h"
 #include "kernels/linear_float_product.h"
 #include "kernels/linear_integer_product.h"
 #include "kernels/math.h"
@@ -19,7 +20,8 @@ int64_t chunk_rows(int64_t row_bytes, int64_t rows) {
 struct Chunks {
   int64_t rows;  // of one chunk
   explicit Chunks(const LinearInput& x, const PackedMatrix& matrix, Range range)
-      : rows(chunk_rows(matrix.inputs_padded() * (x.quantized ? 1 : 4), range.end - range.begin)) {}
+      : rows(chunk_rows(matrix.inputs_padded() * element_bytes(x), range.end - range.begin)) {}
+  static int64_t element_bytes(const LinearInput& x) { return x.quantized ? 1 : x.bfloats ? 2 : 4; }
 };
 
 void multiply_integer(const LinearInput& x, const Product& product, Part part, Scratch& scratch) {
@@ -36,6 +38,19 @@ void multiply_integer(const LinearInput& x, const Product& product, Part part, S
   }
 }
 
+// The panels of a chunk, whose first row writes to y.
+template <class Linear>
+void all_panels(const Linear& linear, const Product& product, float* y, Range panels) {
+  int64_t at_once = 1;
+  for (int64_t panel = panels.begin; panel < panels.end; panel += at_once) {
+    at_once = linear.panels_at_once(panels.end - panel);
+    PanelOutput outs[2];
+    for (int64_t p = 0; p < at_once; ++p)
+      outs[p] = panel_output(y, product.y_stride, product.bias, *product.matrix, panel + p);
+    linear.panels(panel, at_once, outs);
+  }
+}
+
 void multiply_float(const LinearInput& x, const Product& product, Part part, Scratch& scratch) {
   const PackedMatrix& matrix = *product.matrix;
   const Chunks chunks(x, matrix, part.rows);
@@ -43,21 +58,25 @@ void multiply_float(const LinearInput& x, const Product& product, Part part, Scr
   for (int64_t row = part.rows.begin; row < part.rows.end; row += chunks.rows) {
     const int64_t count = smaller(chunks.rows, part.rows.end - row);
     const FloatProduct linear({x.values + row * x.stride, x.stride}, matrix, count, memory);
-    float* y = product.y + row * product.y_stride;
-    int64_t at_once = 1;
-    for (int64_t panel = part.panels.begin; panel < part.panels.end; panel += at_once) {
-      at_once = linear.panels_at_once(part.panels.end - panel);
-      PanelOutput outs[2];
-      for (int64_t p = 0; p < at_once; ++p)
-        outs[p] = panel_output(y, product.y_stride, product.bias, matrix, panel + p);
-      linear.panels(panel, at_once, outs);
-    }
+    all_panels(linear, product, product.y + row * product.y_stride, part.panels);
+  }
+}
+
+void multiply_bfloat(const LinearInput& x, const Product& product, Part part) {
+  const PackedMatrix& matrix = *product.matrix;
+  const Chunks chunks(x, matrix, part.rows);
+  for (int64_t row = part.rows.begin; row < part.rows.end; row += chunks.rows) {
+    const int64_t count = smaller(chunks.rows, part.rows.end - row);
+    const BfloatProduct linear({x.bfloats + row * x.stride, x.stride}, matrix, count);
+    all_panels(linear, product, product.y + row * product.y_stride, part.panels);
   }
 }
 
 void multiply(const LinearInput& x, const Product& product, Part part, Scratch& scratch) {
   if (x.quantized)
     multiply_integer(x, product, part, scratch);
+  else if (x.bfloats)
+    multiply_bfloat(x, product, part);
   else
     multiply_float(x, product, part, scratch);
 }
@@ -130,10 +149,25 @@ void gated_float(const LinearInput& x, const GatedProduct& product, Part part, S
   }
 }
 
+void gated_bfloat(const LinearInput& x, const GatedProduct& product, Part part, Scratch& scratch) {
+  const Chunks chunks(x, *product.gate, part.rows);
+  auto* memory = reinterpret_cast<float*>(
+      scratch.reserve(std::size_t(Pieces::bytes<float>(2 * chunks.rows * kLanes))));
+  for (int64_t row = part.rows.begin; row < part.rows.end; row += chunks.rows) {
+    const Range rows{row, smaller(row + chunks.rows, part.rows.end)};
+    const BfloatRows values{x.bfloats + row * x.stride, x.stride};
+    const BfloatProduct gate(values, *product.gate, rows.end - row);
+    const BfloatProduct up(values, *product.up, rows.end - row);
+    gated_panels(gate, up, product, rows, part.panels, memory);
+  }
+}
+
 void multiply_gated(const LinearInput& x, const GatedProduct& product, Part part,
                     Scratch& scratch) {
   if (x.quantized)
     gated_integer(x, product, part, scratch);
+  else if (x.bfloats)
+    gated_bfloat(x, product, part, scratch);
   else
     gated_float(x, product, part, scratch);
 }
@@ -242,7 +276,7 @@ constexpr Isa kIsa = Isa::portable;
 }  // namespace
 
 extern const LinearKernels linear_table;
-const LinearKernels linear_table = {kIsa,      quantize_rows, multiply, multiply_gated,
-                                    embed_row, activate,      gate};
+const LinearKernels linear_table = {kIsa,           quantize_rows, round_rows, multiply,
+                                    multiply_gated, embed_row,     activate,   gate};
 
 }  // namespace slipstream::SLIPSTREAM_ISA

@@ -27,8 +27,8 @@ struct NormSpec {
   int biases;   // a vector, or -1
 };
 
-// bits 32: the input stays float; 8: rounded, one scale per `group` inputs (0: per row), or one
-// `scale` that is fixed for all rows (0: none is).
+// bits 32: the input stays float; 16: bfloat16, of matrices that are; 8: rounded, one scale per
+// `group` inputs (0: per row), or one `scale` that is fixed for all rows (0: none is).
 struct ActivationSpec {
   int bits;
   std::int64_t group;
@@ -108,6 +108,9 @@ class ProgramBuilder {
 
   LinearSource source(int x, const std::vector<const PackedMatrix*>& matrices,
                       const ActivationSpec& spec);
+  void group_input(LinearSource& source, const std::vector<const PackedMatrix*>& matrices,
+                   const ActivationSpec& spec);
+  void add_rounding(LinearSource& source);
   LinearSites sites(int x, Domain domain, const std::vector<const PackedMatrix*>& matrices);
   std::shared_ptr<AttentionPlan> attention_plan(const AttentionHeads& heads);
   int attention_kind(int window);
@@ -129,9 +132,9 @@ class ProgramBuilder {
   int node_ = -1;
   int embedded_ = std::numeric_limits<int>::max();  // rows of the smallest embedding
   std::vector<std::int64_t> vector_widths_;
-  // What several operations share: rounded inputs by (value, group, sum group,
+  // What several operations share: rounded inputs by (value, bits, group, sum group,
   // fixed scale), tables, plans.
-  std::map<std::tuple<int, std::int64_t, std::int64_t, float>, int> quantized_;
+  std::map<std::tuple<int, int, std::int64_t, std::int64_t, float>, int> rounded_;
   std::map<std::pair<std::vector<double>, double>, std::shared_ptr<const RotaryTable>> tables_;
 };
 

@@ -77,8 +77,22 @@ LinearSource ProgramBuilder::source(int x, const std::vector<const PackedMatrix*
                                                    " inputs meets a width of " +
                                                    std::to_string(source.inputs));
   }
-  require(spec.bits == 8 || spec.bits == 32, "activations have 8 or 32 bits");
-  if (spec.bits == 32) return source;
+  require(spec.bits == 8 || spec.bits == 16 || spec.bits == 32,
+          "activations have 8, 16 or 32 bits");
+  source.bits = spec.bits;
+  if (spec.bits == 8) group_input(source, matrices, spec);
+  for (const PackedMatrix* matrix : matrices) {
+    require(spec.bits != 16 || matrix->format().codes == CodeFormat::bf16,
+            "bfloat16 inputs meet weights of bfloat16 only");
+  }
+  if (spec.bits != 32) add_rounding(source);
+  return source;
+}
+
+// How int8 inputs of these matrices share scales and sums.
+void ProgramBuilder::group_input(LinearSource& source,
+                                 const std::vector<const PackedMatrix*>& matrices,
+                                 const ActivationSpec& spec) {
   require(std::isfinite(spec.scale) && spec.scale >= 0.0f, "a fixed scale is a positive number");
   require(spec.scale == 0.0f || spec.group == 0, "a fixed scale is of the whole row");
   source.group = spec.group;
@@ -91,19 +105,27 @@ LinearSource ProgramBuilder::source(int x, const std::vector<const PackedMatrix*
     require(merge_group(*matrix, spec.group) % source.sum_group == 0,
             "the groups of fused matrices must divide each other");
   }
-  const Domain domain = value(x).domain;
-  const auto key = std::make_tuple(x, source.group, source.sum_group, source.scale);
-  const auto found = quantized_.find(key);
-  if (found != quantized_.end()) {
-    source.quantized = found->second;
-    return source;
+}
+
+// Finds the rounded rows of this input, or appends the rounding.
+void ProgramBuilder::add_rounding(LinearSource& source) {
+  const Domain domain = value(source.values).domain;
+  const auto key =
+      std::make_tuple(source.values, source.bits, source.group, source.sum_group, source.scale);
+  const auto found = rounded_.find(key);
+  if (found != rounded_.end()) {
+    source.rounded = found->second;
+    return;
   }
-  const std::size_t bytes =
-      ActivationBlock::size_bytes(1, source.inputs, source.group, source.sum_group);
-  source.quantized = new_value(domain, static_cast<std::int64_t>(bytes), 1);
-  quantized_[key] = source.quantized;
-  push(quantize(node_, domain, source, linear_));
-  return source;
+  if (source.bits == 16) {
+    source.rounded = new_value(domain, source.inputs_padded(), 2);
+  } else {
+    const std::size_t bytes =
+        ActivationBlock::size_bytes(1, source.inputs, source.group, source.sum_group);
+    source.rounded = new_value(domain, static_cast<std::int64_t>(bytes), 1);
+  }
+  rounded_[key] = source.rounded;
+  push(round_input(node_, domain, source, linear_));
 }
 
 // Numbers the matrices of a linear for adapters, and appends what they do to its input.

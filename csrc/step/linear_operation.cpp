@@ -53,22 +53,47 @@ std::int64_t divide_up(std::int64_t a, std::int64_t b) { return (a + b - 1) / b;
 }  // namespace
 
 ActivationBlock LinearSource::block(const Step& step) const {
-  const Value& value = step.values[quantized];
+  const Value& value = step.values[rounded];
   ActivationBlock block = ActivationBlock::place(step.buffers.at(value), step.rows_in(value.domain),
                                                  inputs, group, sum_group);
   block.fixed_scale = scale;
   return block;
 }
 
-RowOperation quantize(int node, Domain domain, const LinearSource& source,
-                      const LinearKernels& kernels) {
-  auto round = kernels.quantize_rows;
-  const auto work = [=](const Step& step, int row_begin, int row_end) {
-    ActivationBlock block = source.block(step);
-    const Rows<float> x = rows_of(step, source.values);
-    round(x.data, x.stride, block, {row_begin, row_end});
+void LinearSource::round(const Step& step, const LinearKernels& kernels, Range rows) const {
+  const Rows<float> x = rows_of(step, values);
+  if (bits == 16) {
+    const Rows<std::uint16_t> out = rows_of<std::uint16_t>(step, rounded);
+    kernels.round_rows(x.data, x.stride, inputs, out.stride, out.data, rows);
+  } else {
+    ActivationBlock out = block(step);
+    kernels.quantize_rows(x.data, x.stride, out, rows);
+  }
+}
+
+LinearInput LinearSource::input(const Step& step, ActivationBlock& codes) const {
+  LinearInput input;
+  if (bits == 16) {
+    const Rows<std::uint16_t> x = rows_of<std::uint16_t>(step, rounded);
+    input.bfloats = x.data;
+    input.stride = x.stride;
+  } else if (bits == 8) {
+    codes = block(step);
+    input.quantized = &codes;
+  } else {
+    const Rows<float> x = rows_of(step, values);
+    input.values = x.data;
+    input.stride = x.stride;
+  }
+  return input;
+}
+
+RowOperation round_input(int node, Domain domain, const LinearSource& source,
+                         const LinearKernels& kernels) {
+  const auto work = [source, &kernels](const Step& step, int row_begin, int row_end) {
+    source.round(step, kernels, {row_begin, row_end});
   };
-  return {{node, {source.values}, {source.quantized}}, domain, work};
+  return {{node, {source.values}, {source.rounded}}, domain, work};
 }
 
 RowOperation shrink(int node, Domain domain, int values, const LinearSites& sites) {
@@ -104,7 +129,7 @@ LinearOperation::LinearOperation(int node, Domain domain, LinearSource source,
   captured = source_.values;
   // The float input is kept although its rounded rows are read: `capture` looks at it.
   reads = {source.values};
-  if (source.quantized >= 0) reads.push_back(source.quantized);
+  if (source.rounded >= 0) reads.push_back(source.rounded);
   for (const LinearPart& part : parts_) {
     writes.push_back(part.out);
     panels_ += part.matrix->panels();
@@ -126,7 +151,7 @@ std::string LinearOperation::shape() const {
     if (format.has_minimums) text += "+m";
     if (!format.dense() && format.scales == ScaleFormat::f32) text += " scaled f32";
   }
-  if (source_.quantized < 0) return text + " × f32";
+  if (source_.bits != 8) return text + (source_.bits == 16 ? " × bf16" : " × f32");
   return text + " × int8/" + std::to_string(source_.group);
 }
 
@@ -145,9 +170,7 @@ void LinearOperation::fill_input(const Step& step) const {
   for (std::int64_t k = 0; k < source_.inputs; ++k)
     x[0][k] = static_cast<float>(k * 37 % 255 - 127);
   for (int row = 1; row < rows; ++row) std::copy_n(x[0], source_.inputs, x[row]);
-  if (source_.quantized < 0) return;
-  ActivationBlock block = source_.block(step);
-  kernels_.quantize_rows(x.data, x.stride, block, {0, rows});
+  if (source_.rounded >= 0) source_.round(step, kernels_, {0, rows});
 }
 
 void LinearOperation::prepare(const Step& step) {
@@ -186,15 +209,7 @@ void LinearOperation::run(const Step& step, int thread) {
   const int rows = step.rows_in(domain_);
   if (rows == 0) return;
   ActivationBlock block;
-  LinearInput input;
-  if (source_.quantized >= 0) {
-    block = source_.block(step);
-    input.quantized = &block;
-  } else {
-    const Rows<float> x = rows_of(step, source_.values);
-    input.values = x.data;
-    input.stride = x.stride;
-  }
+  const LinearInput input = source_.input(step, block);
   for (int i = tasks_.take(thread); i >= 0; i = tasks_.take(thread)) {
     const Task work = task(i, rows);
     const Range range = work.range.rows;

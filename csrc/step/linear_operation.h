@@ -31,16 +31,25 @@ struct LinearPlan {
 enum class RowClass { few, some, many };
 constexpr int kRowClasses = 3;
 
-// Where a linear finds its input: the float value, and its rounded rows when `quantized` is set.
+// Where a linear finds its input: the float value, and its rows rounded to 8 or 16 `bits` (int8,
+// bfloat16) when `rounded` is set.
 struct LinearSource {
   int values;
-  int quantized = -1;
+  int rounded = -1;
+  int bits = 32;
   std::int64_t inputs = 0;
   std::int64_t group = 0;      // of the rounding; 0: the whole row
   std::int64_t sum_group = 0;  // see ActivationBlock
   float scale = 0.0f;          // fixed for all rows; 0: found for each group
 
-  ActivationBlock block(const Step& step) const;
+  ActivationBlock block(const Step& step) const;  // of int8
+  std::int64_t inputs_padded() const {
+    return (inputs + kInputPadding - 1) / kInputPadding * kInputPadding;
+  }
+  // Rounds the rows of this step.
+  void round(const Step& step, const LinearKernels& kernels, Range rows) const;
+  // What kernels read; `block` is filled, and must live as long, where the input is int8.
+  LinearInput input(const Step& step, ActivationBlock& block) const;
 };
 
 // What adapters add to a linear: of its parts in order, the gate before the up.
@@ -52,9 +61,9 @@ struct LinearSites {
 // Multiplies rows that have an adapter by its A; the linear that follows multiplies by its B.
 RowOperation shrink(int node, Domain domain, int values, const LinearSites& sites);
 
-// Rounds rows of `source.values` into `source.quantized`.
-RowOperation quantize(int node, Domain domain, const LinearSource& source,
-                      const LinearKernels& kernels);
+// Rounds rows of `source.values` into `source.rounded`.
+RowOperation round_input(int node, Domain domain, const LinearSource& source,
+                         const LinearKernels& kernels);
 
 class LinearOperation : public TeamOperation {
  public:

@@ -26,7 +26,7 @@ add_library(slipstream_vec_probe STATIC)
 slipstream_isa_sources(slipstream_vec_probe "${SLIPSTREAM_CSRC}/tests/vec_probe.cpp")
 target_link_libraries(slipstream_linear_test INTERFACE slipstream_vec_probe)
 
-foreach(name test_vec test_linear test_linear_edges)
+foreach(name test_vec test_linear test_linear_edges test_linear_bfloat)
   add_executable(${name} "${SLIPSTREAM_CSRC}/tests/${name}.cpp")
   target_link_libraries(${name} PRIVATE slipstream_linear_test)
   target_compile_options(${name} PRIVATE ${SLIPSTREAM_FLAGS})

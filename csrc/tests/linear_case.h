@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cfloat>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -15,13 +16,15 @@
 
 namespace slipstream::test {
 
+constexpr int64_t kFloatRows = -1, kBfloatRows = -2;  // as Shape::activation_group
+
 struct Shape {
   int64_t rows, outputs, inputs;
   CodeFormat codes;
   int64_t group;  // of the weights; 0 for dense
   ScaleFormat scales;
   OffsetFormat offsets;
-  int64_t activation_group;  // -1: float32 rows; 0: one scale a row
+  int64_t activation_group;  // of int8 rows, 0: one scale a row; or of the two above
   int64_t supers = 0;        // of a row, where scales are nested
   Sparsity sparsity = Sparsity::none;
 
@@ -196,6 +199,30 @@ inline float naive_float(const Case& c, int64_t r, int64_t o) {
   return acc;
 }
 
+// To nearest even; of a NaN, one.
+inline float naive_bfloat(float x) {
+  if (std::isnan(x)) return x;
+  const uint32_t bits = bits_of(x);
+  return float_of((bits + 0x7fff + (bits >> 16 & 1)) & 0xffff0000);
+}
+
+inline float flushed(float x) { return std::fabs(x) < FLT_MIN ? std::copysign(0.0f, x) : x; }
+
+inline float naive_bfloats(const Case& c, int64_t r, int64_t o) {
+  const int64_t inputs = c.shape.inputs, padded = (inputs + 63) / 64 * 64;
+  float acc = 0.0f;
+  for (int64_t begin = 0; begin < padded; begin += 32) {
+    float half[2] = {0.0f, 0.0f};  // of even and odd inputs
+    for (int64_t k = begin; k < begin + 32; ++k) {
+      const float x = k < inputs ? naive_bfloat(c.x[size_t(r * inputs + k)]) : 0.0f;
+      const float w = k < inputs ? c.weight(o, k) : 0.0f;
+      half[k % 2] = flushed(std::fma(flushed(w), flushed(x), half[k % 2]));
+    }
+    acc = flushed(acc + flushed(half[0] + half[1]));
+  }
+  return acc;
+}
+
 // y [rows][outputs], bias added when `bias`.
 inline std::vector<float> naive(const Case& c, bool bias) {
   const Shape& s = c.shape;
@@ -204,7 +231,9 @@ inline std::vector<float> naive(const Case& c, bool bias) {
   std::vector<float> y;
   for (int64_t r = 0; r < s.rows; ++r)
     for (int64_t o = 0; o < s.outputs; ++o) {
-      const float acc = integer ? naive_integer(c, rows, r, o) : naive_float(c, r, o);
+      const float acc = integer                             ? naive_integer(c, rows, r, o)
+                        : s.activation_group == kBfloatRows ? naive_bfloats(c, r, o)
+                                                            : naive_float(c, r, o);
       y.push_back(bias ? acc + c.bias[size_t(o)] : acc);
     }
   return y;

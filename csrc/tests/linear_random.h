@@ -176,6 +176,14 @@ struct Block {
   }
 };
 
+// The rows as bfloat16, [rows][inputs_padded].
+inline std::vector<uint16_t> bfloats(const LinearKernels& kernels, const Case& c, int64_t padded) {
+  std::vector<uint16_t> out(size_t(c.shape.rows * padded), 0x5555);  // whatever was there before
+  kernels.round_rows(c.x.data(), c.shape.inputs, c.shape.inputs, padded, out.data(),
+                     {0, c.shape.rows});
+  return out;
+}
+
 inline Block quantized(const LinearKernels& kernels, const Case& c, int64_t sum_group) {
   const Shape& s = c.shape;
   Block out(s.rows, s.inputs, s.activation_group, sum_group);
@@ -192,6 +200,11 @@ inline std::vector<float> run(const LinearKernels& kernels, const Case& c,
   const Product product{&matrix, bias ? c.bias.data() : nullptr, y.data(), s.outputs, choice};
   LinearInput input{nullptr, c.x.data(), s.inputs};
   Block block(s.rows, s.inputs, 0, 0);
+  std::vector<uint16_t> halves;
+  if (s.activation_group == kBfloatRows) {
+    halves = bfloats(kernels, c, matrix.inputs_padded());
+    input = {nullptr, nullptr, matrix.inputs_padded(), halves.data()};
+  }
   if (s.activation_group >= 0) {
     block = quantized(kernels, c, merge_group(matrix, s.activation_group));
     input = {&block.block, nullptr, 0};

@@ -61,7 +61,8 @@ Shape random_dense(Random& random, CodeFormat codes) {
   s.rows = random.pick<int64_t>({1, 2, 3, 5, 6, 7, 12, 14, 50});
   s.outputs = random.pick<int64_t>({1, 15, 16, 33, 49});
   s.inputs = random.pick<int64_t>({1, 3, 16, 65, 255, 256, 257, 300});
-  s.activation_group = -1;
+  const bool bfloat = codes == CodeFormat::bf16 && random.integer(0, 2) != 0;
+  s.activation_group = bfloat ? kBfloatRows : kFloatRows;
   return s;
 }
 
@@ -100,6 +101,8 @@ void check_large() {
   check_case({70, 40, 1024, CodeFormat::int4, 128, ScaleFormat::f16, OffsetFormat::none, 128}, 2);
   check_case({70, 40, 1024, CodeFormat::int8, 64, ScaleFormat::f32, OffsetFormat::none, 64}, 3);
   check_case({130, 40, 576, CodeFormat::bf16, 0, ScaleFormat::f32, OffsetFormat::none, -1}, 4);
+  check_case(
+      {130, 72, 576, CodeFormat::bf16, 0, ScaleFormat::f32, OffsetFormat::none, kBfloatRows}, 9);
   check_case({70, 40, 1024, CodeFormat::int8, 64, ScaleFormat::f32, OffsetFormat::none, 64, 0,
               Sparsity::two_of_four},
              5);
@@ -129,7 +132,7 @@ int main(int argc, char** argv) {
          slipstream::CodeFormat::int5, slipstream::CodeFormat::int6, slipstream::CodeFormat::nf4,
          slipstream::CodeFormat::iq4_nl, slipstream::CodeFormat::mxfp4,
          slipstream::CodeFormat::int8, slipstream::CodeFormat::f32, slipstream::CodeFormat::f16,
-         slipstream::CodeFormat::bf16});
+         slipstream::CodeFormat::bf16, slipstream::CodeFormat::bf16});
     const bool affine = codes >= slipstream::CodeFormat::int8;
     check_case(affine ? random_affine(random, codes) : random_dense(random, codes), seed + 10 * i);
   }
