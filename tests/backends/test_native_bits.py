@@ -2,6 +2,7 @@
 
 import itertools
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -31,10 +32,12 @@ MISTRAL = CONFIG | {
 PAGES = 64
 
 
-def tiny_weights(shapes, seed=7):
+def tiny_weights(shapes, seed=7, *, quantized=True):
     """Random weights of every kind of format, tied to nothing but their names."""
     rng = np.random.default_rng(seed)
-    formats = itertools.cycle([Affine(4, 32), Affine(8, 16, "minimum"), Affine(4, 16, "minimum")])
+    formats = itertools.cycle(
+        [Affine(4, 32), Affine(8, 16, "minimum"), Affine(4, 16, "minimum")] if quantized else [None]
+    )
     weights = {}
     for name, shape in shapes.items():
         values = rng.normal(0, 0.15, shape).astype(np.float32)
@@ -45,6 +48,8 @@ def tiny_weights(shapes, seed=7):
 
 
 def quantize(values, affine):
+    if affine is None:
+        return DenseTensor(values.astype(ml_dtypes.bfloat16))
     if values.ndim == 1 or values.shape[1] % affine.group:
         return DenseTensor(values)
     return quantize_affine(values, affine)
@@ -53,7 +58,8 @@ def quantize(values, affine):
 def program_of(config=CONFIG, **options) -> NativeProgram:
     blueprint = blueprint_of(config)
     options = {"threads": 2, **options}
-    return compile_native(blueprint.graph, tiny_weights(blueprint.shapes), NativeOptions(**options))
+    weights = tiny_weights(blueprint.shapes, quantized=options.get("activations") != "bf16")
+    return compile_native(blueprint.graph, weights, NativeOptions(**options))
 
 
 class Session:
@@ -145,7 +151,7 @@ def test_a_long_sequence_among_short_ones_gives_its_bits_alone(threads):
 
 
 @pytest.mark.parametrize("kv_dtype", ["float32", "bfloat16", "int8", "int4"])
-@pytest.mark.parametrize("activations", ["auto", "f32"])
+@pytest.mark.parametrize("activations", ["auto", "f32", "bf16"])
 def test_threads_do_not_show(activations, kv_dtype):
     rng = np.random.default_rng(5)
     (ids,) = prompts(rng, 600)
@@ -158,7 +164,7 @@ def test_threads_do_not_show(activations, kv_dtype):
 
 
 @pytest.mark.parametrize("kv_dtype", ["float32", "bfloat16", "int8", "int4"])
-@pytest.mark.parametrize("activations", ["auto", "f32"])
+@pytest.mark.parametrize("activations", ["auto", "f32", "bf16"])
 @pytest.mark.parametrize("config", [CONFIG, MISTRAL], ids=["llama", "mistral"])
 def test_instruction_sets_do_not_show(config, activations, kv_dtype):
     rng = np.random.default_rng(6)

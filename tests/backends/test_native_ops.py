@@ -2,6 +2,7 @@
 
 from typing import get_args
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -108,6 +109,7 @@ def test_norms_of_odd_widths_and_of_heads(kind, width, heads, isa):
 
 FORMATS = {
     "dense": None,
+    "bfloat16": None,
     "int4": Affine(4, 32),
     "int4-minimum": Affine(4, 32, "minimum"),
     "int4-zero": Affine(4, 64, "zero_point"),
@@ -119,11 +121,13 @@ FORMATS = {
 def matrix(outputs: int, inputs: int, name: str, seed: int = 0):
     values = dense(outputs, inputs, seed=seed, scale=0.2)
     affine = FORMATS[name]
+    if name == "bfloat16":
+        return DenseTensor(values.data.astype(ml_dtypes.bfloat16))
     return values if affine is None else quantize_affine(values.data, affine)
 
 
 @pytest.mark.parametrize("isa", ISAS)
-@pytest.mark.parametrize("activations", ["f32", "auto"])
+@pytest.mark.parametrize("activations", ["f32", "bf16", "auto"])
 @pytest.mark.parametrize("name", FORMATS)
 @pytest.mark.parametrize("rows", [1, 9])
 def test_linears(rows, name, activations, isa):

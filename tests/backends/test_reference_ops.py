@@ -170,6 +170,14 @@ def test_int8_rounds_halves_to_even():
     assert rounded.tolist() == [[127.0, 0.0, 2.0, 2.0, 0.0, -2.0]]
 
 
+def test_16_bits_round_to_the_nearest_bfloat16():
+    x = np.array([[1.0, 1 + 2**-8, 1 + 3 * 2**-8, -1 - 2**-7, 1e-40]], np.float32)
+    rounded = reference.round_activations(x, ops.Activations(16))
+    assert rounded.dtype == np.float32
+    assert rounded[0, :4].tolist() == [1.0, 1.0, 1 + 2**-6, -1 - 2**-7]
+    assert reference.round_activations(x.astype(np.float64), ops.Activations(16)).dtype == float
+
+
 def test_32_bits_leave_the_input_untouched():
     x = rows_of(0, 2, 8)
     assert reference.round_activations(x, ops.Activations()) is x

@@ -250,10 +250,10 @@ def test_every_format_is_held_to_the_promise():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("activations", ["f32", "int8"])
-def test_with_either_kind_of_activations(activations):
+@pytest.mark.parametrize("activations", ["f32", "bf16", "int8"])
+def test_with_every_kind_of_activations(activations):
     jobs = random_jobs(random.Random(5), 4, CONFIG["vocab_size"])
-    kind = Affine(8, 32)
+    kind = ml_dtypes.bfloat16 if activations == "bf16" else Affine(8, 32)
     hold(lambda threads: compiled(CONFIG, kind, "bfloat16", threads, activations), jobs, 6)
 
 

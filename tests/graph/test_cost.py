@@ -94,6 +94,12 @@ def test_float_activations_are_float_operations() -> None:
     assert costs["down"].operations_f32 == 2 * WIDTH * INNER
 
 
+def test_bfloat16_activations_are_operations_of_their_own() -> None:
+    costs = costs_of(block_graph(ops.Activations(16)), sizes(), StepShape())
+    assert costs["down"].operations_bf16 == 2 * WIDTH * INNER == costs["down"].operations
+    assert costs["down"].operations_f32 == costs["down"].operations_int8 == 0
+
+
 def test_an_embedding_reads_one_row_of_its_table_per_token() -> None:
     costs = costs_of(block_graph(), sizes(), StepShape((3,), (0,)))
     assert costs["embed"].bytes_weights == 3 * WIDTH // 2
@@ -197,7 +203,7 @@ def ceilings() -> Ceilings:
     def exactly(value: float) -> Rate:
         return Rate(value, value, value)
 
-    rates = {"dram": 100.0, "cache": 1000.0, "int8": 10.0, "f32": 5.0}
+    rates = {"dram": 100.0, "cache": 1000.0, "int8": 10.0, "f32": 5.0, "bf16": 4.0}
     names = ("dram_1", "dram", "cache_1", "cache", "f32", "int8", "bf16")
     return Ceilings("avx2", 2, *[exactly(rates.get(name, 1.0)) for name in names])
 
@@ -205,5 +211,5 @@ def ceilings() -> Ceilings:
 def test_the_longer_of_moving_and_computing_is_predicted() -> None:
     cost = Cost(bytes_weights=300, bytes_kv=100, bytes_activations=1000, operations_int8=20)
     assert predict_s(cost, ceilings()) == pytest.approx(400 / 100 + 1000 / 1000)
-    busy = replace(cost, operations_int8=200, operations_f32=50)
-    assert predict_s(busy, ceilings()) == pytest.approx(200 / 10 + 50 / 5)
+    busy = replace(cost, operations_int8=200, operations_bf16=40, operations_f32=50)
+    assert predict_s(busy, ceilings()) == pytest.approx(200 / 10 + 40 / 4 + 50 / 5)

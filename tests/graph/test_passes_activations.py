@@ -1,5 +1,6 @@
 """How the activations of linears are decided."""
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -34,6 +35,8 @@ def assigned(graph: Graph, weights, choice="auto", settings=None) -> Activations
 
 
 DENSE = DenseTensor(np.zeros((16, 64), np.float32))
+SHORT = DenseTensor(np.zeros((16, 64), ml_dtypes.bfloat16))
+HALF = DenseTensor(np.zeros((16, 64), np.float16))
 
 
 @pytest.mark.parametrize(
@@ -49,6 +52,10 @@ DENSE = DenseTensor(np.zeros((16, 64), np.float32))
         (affine(None, 80), "auto", Activations(8, 80)),
         (DENSE, "auto", Activations()),
         (DENSE, "int8", Activations()),
+        (SHORT, "auto", Activations()),
+        (SHORT, "bf16", Activations(16)),
+        (HALF, "bf16", Activations()),
+        (affine(32), "bf16", Activations()),
     ],
 )
 def test_the_default_follows_the_weight(weight, choice, expected):
@@ -57,6 +64,11 @@ def test_the_default_follows_the_weight(weight, choice, expected):
 
 def test_one_dense_weight_keeps_a_fused_linear_in_float():
     assert assigned(graph_of("a", "b"), {"a": affine(32), "b": DENSE}) == Activations()
+
+
+def test_one_other_weight_keeps_a_fused_linear_from_bfloat16():
+    assert assigned(graph_of("a", "b"), {"a": SHORT, "b": HALF}, "bf16") == Activations()
+    assert assigned(graph_of("a", "b"), {"a": SHORT, "b": SHORT}, "bf16") == Activations(16)
 
 
 def test_the_checkpoint_decides_under_auto():

@@ -40,7 +40,8 @@ class NativeOptions:
     """How a graph is compiled.
 
     threads      None: `machine.thread_count()`
-    activations  of linears: as the checkpoint says ("auto"), float32, or int8 for affine weights
+    activations  of linears: as the checkpoint says ("auto"), float32, int8 for quantized weights,
+                 or bfloat16 for weights of bfloat16
     kv_dtype     of stored keys and values, see `formats.kv`; None: the graph's, else bfloat16
     isa          None: `machine.forced_isa()`, else the fastest that this machine has
     keep_packed  map the packed weights of an earlier start, and keep them for the next

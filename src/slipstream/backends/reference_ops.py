@@ -14,6 +14,7 @@ import scipy.special
 from array_api_compat import array_namespace, is_numpy_array
 from numpy.typing import NDArray
 
+from slipstream.formats.kv import to_bfloat16
 from slipstream.graph import ops
 
 Array = Any  # numpy.ndarray or torch.Tensor
@@ -54,7 +55,7 @@ def add_norm(
 def round_activations(x: Array, activations: ops.Activations) -> Array:
     """[R, I] → the same as int8 codes would give it back: rint(x · 127/max) · max/127 per group.
 
-    With a fixed scale s: clip(rint(x · 1/s), ±127) · s.
+    With a fixed scale s: clip(rint(x · 1/s), ±127) · s. Of 16 bits: the nearest bfloat16.
 
     The codes and scales are computed in float32, exactly as kernels compute them. The products
     that follow are then ordinary ones, in the dtype of the program. Kernels sum the integers
@@ -64,6 +65,8 @@ def round_activations(x: Array, activations: ops.Activations) -> Array:
     if activations.bits == 32:
         return x
     xp = array_namespace(x)
+    if activations.bits == 16:
+        return xp.astype(to_bfloat16(xp.astype(x, xp.float32)), x.dtype)
     rows, width = x.shape
     if activations.scale is not None:
         fixed = np.float32(activations.scale)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from slipstream.bench.workload import Workload
 from slipstream.formats.kv import KVType
-from slipstream.graph.cost import Cost, StepShape, Stored, step_cost
+from slipstream.graph.cost import Cost, StepShape, Stored, compute_s, step_cost
 from slipstream.graph.graph import Graph
 from slipstream.machine import Ceilings
 
@@ -32,5 +32,4 @@ def bandwidth_share(cost: Cost, step_s: float, ceilings: Ceilings) -> float:
 
 def compute_share(cost: Cost, step_s: float, ceilings: Ceilings) -> float:
     """The seconds that the arithmetic alone takes at its ceilings, as a share of the step."""
-    least_s = cost.operations_int8 / ceilings.int8.median
-    return (least_s + cost.operations_f32 / ceilings.f32.median) / step_s
+    return compute_s(cost, ceilings) / step_s

@@ -30,7 +30,10 @@ Threads = Annotated[int | None, typer.Option(min=1, help="default: all usable co
 Context = Annotated[int | None, typer.Option(min=2, help="most tokens of prompt and answer")]
 ActivationsChoice = Annotated[
     Activations,
-    typer.Option("--activations", help="int8 is faster, f32 nearer; auto: int8 where it is meant"),
+    typer.Option(
+        "--activations",
+        help="int8 is faster, f32 nearer; auto: int8 where it is meant; bf16 for bfloat16 weights",
+    ),
 ]
 KVChoice = Annotated[
     KVType | None,

@@ -52,7 +52,7 @@ def command(  # noqa: PLR0917  each argument is an option of the command line
     streams: Annotated[str, typer.Option(help="Streams that decode together: 1,8")] = "1",
     repeats: Annotated[int, typer.Option(min=1, help="Rounds in alternation.")] = 7,
     threads: Annotated[int | None, typer.Option(min=1, help="Default: all usable cores.")] = None,
-    activations: Annotated[str, typer.Option(help="auto, int8 or f32")] = "auto",
+    activations: Annotated[str, typer.Option(help="auto, int8, bf16 or f32")] = "auto",
     kv: KVChoice = None,
     memory: Annotated[bool, typer.Option(help="Peak memory, each in its own process.")] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON with raw samples.")] = False,

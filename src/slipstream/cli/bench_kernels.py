@@ -61,7 +61,7 @@ def command(  # noqa: PLR0917  each argument is an option of the command line
     depth: Annotated[int, typer.Option(min=0, help="Positions before a decoded row.")] = 128,
     repeats: Annotated[int, typer.Option(min=3, help="Steps of each arm of the A/A run.")] = 7,
     threads: Annotated[int | None, typer.Option(min=1, help="Default: all usable cores.")] = None,
-    activations: Annotated[str, typer.Option(help="auto, int8 or f32")] = "auto",
+    activations: Annotated[str, typer.Option(help="auto, int8, bf16 or f32")] = "auto",
     kv: KVChoice = None,
     every: Annotated[bool, typer.Option("--all", help="Small operations too.")] = False,
     plot: Annotated[Path | None, typer.Option(help="Write the roofline: .html or .svg.")] = None,

@@ -11,6 +11,7 @@ from rich.table import Table
 from slipstream.backends.batch import Program
 from slipstream.backends.native import NativeOptions, compile_native
 from slipstream.cli.answering import KVChoice
+from slipstream.cli.bench import read_activations
 from slipstream.cli.search_show import Bars
 from slipstream.errors import RequestError, SourceError
 from slipstream.evaluate.divergence import baseline_for
@@ -36,7 +37,9 @@ def command(  # noqa: PLR0917  each argument is an option of the command line
         ),
     ] = None,
     tokens: Annotated[int, typer.Option(min=128, help="Tokens to measure on.")] = 4096,
-    activations: Annotated[str, typer.Option(help="Of the model: auto, int8 or f32.")] = "auto",
+    activations: Annotated[
+        str, typer.Option(help="Of the model: auto, int8, bf16 or f32.")
+    ] = "auto",
     kv: KVChoice = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
@@ -53,7 +56,7 @@ def command(  # noqa: PLR0917  each argument is an option of the command line
         check_comparable(candidate, original)
     console = Console(stderr=as_json)
     with Bars(console) as bars:
-        program = compiled(candidate, read_choice(activations), exact=False, kv=kv)
+        program = compiled(candidate, read_activations(activations), exact=False, kv=kv)
         reference = None if original is None else compiled(original, "f32", exact=True)
         chunks = make_chunks(original or candidate, reference or program, text, tokens, bars)
         held = None if reference is None else baseline_for(reference, chunks)
@@ -97,14 +100,6 @@ def check_comparable(candidate: Model, original: Model) -> None:
             f"{candidate.name} has {candidate.graph.vocabulary} tokens and {original.name} "
             f"{original.graph.vocabulary}: their distributions cannot be compared"
         )
-
-
-def read_choice(text: str) -> Choice:
-    """One of auto, int8, f32."""
-    for choice in ("auto", "int8", "f32"):
-        if text == choice:
-            return choice
-    raise RequestError(f"--activations is auto, int8 or f32, not {text!r}")
 
 
 def show(facts: dict[str, Any], found: Evaluation, console: Console) -> None:

@@ -182,8 +182,8 @@ def format_label(format: Affine | Codebook) -> str:
 
 def activations_label(activations: Activations) -> str:
     """``a32`` or ``a8 g32``."""
-    if activations.bits == 32:
-        return "a32"
+    if activations.bits != 8:
+        return f"a{activations.bits}"
     if activations.scale is not None:
         return "a8 static"
     return f"a8 {'row' if activations.group is None else f'g{activations.group}'}"

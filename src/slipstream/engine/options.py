@@ -18,7 +18,7 @@ from slipstream.machine import Machine
 __all__ = ["Batching", "EngineOptions", "Settings", "kv_bytes", "kv_bytes_per_position", "resolve"]
 
 Backend = Literal["native", "reference"]
-Activations = Literal["auto", "f32", "int8"]
+Activations = Literal["auto", "f32", "bf16", "int8"]
 
 MAX_BATCH = 32
 TOKEN_BUDGET = 256  # prefill is near its full speed from here on, and a decode waits no longer
@@ -38,6 +38,7 @@ class EngineOptions:
     kv_memory_bytes  most memory of the KV pages; None: enough for a batch of typical requests
     kv_dtype         of stored keys and values, see `formats.kv`; None: what the model was made for,
                      else bfloat16
+    activations      inputs of linears, see `graph.passes.activations`
     threads          of the native backend
     prefix_cache     keep pages for prompts that begin the same
     batching         when requests join a running batch: see `scheduler.Limits`

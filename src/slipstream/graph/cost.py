@@ -27,6 +27,7 @@ class Cost:
     bytes_kv: int = 0
     bytes_activations: int = 0
     operations_int8: int = 0
+    operations_bf16: int = 0
     operations_f32: int = 0
 
     @property
@@ -36,8 +37,8 @@ class Cost:
 
     @property
     def operations(self) -> int:
-        """All operations, of either kind."""
-        return self.operations_int8 + self.operations_f32
+        """All operations, of every kind."""
+        return self.operations_int8 + self.operations_bf16 + self.operations_f32
 
     def __add__(self, other: "Cost") -> "Cost":
         return Cost(
@@ -45,6 +46,7 @@ class Cost:
             self.bytes_kv + other.bytes_kv,
             self.bytes_activations + other.bytes_activations,
             self.operations_int8 + other.operations_int8,
+            self.operations_bf16 + other.operations_bf16,
             self.operations_f32 + other.operations_f32,
         )
 
@@ -194,6 +196,8 @@ def _products(op: ops.Linear | ops.GatedLinear, weights: Mapping[str, Stored]) -
 def _multiply(products: int, activations: ops.Activations) -> Cost:
     if activations.bits == 8:
         return Cost(operations_int8=2 * products)
+    if activations.bits == 16:
+        return Cost(operations_bf16=2 * products)
     return Cost(operations_f32=2 * products)
 
 
@@ -261,6 +265,13 @@ def predict_s(cost: Cost, ceilings: Ceilings) -> float:
     """
     moving = (cost.bytes_weights + cost.bytes_kv) / ceilings.dram.median
     moving += cost.bytes_activations / ceilings.cache.median
-    computing = cost.operations_int8 / ceilings.int8.median
-    computing += cost.operations_f32 / ceilings.f32.median
-    return max(moving, computing)
+    return max(moving, compute_s(cost, ceilings))
+
+
+def compute_s(cost: Cost, ceilings: Ceilings) -> float:
+    """The seconds that the arithmetic alone takes at its ceilings."""
+    return (
+        cost.operations_int8 / ceilings.int8.median
+        + cost.operations_bf16 / ceilings.bf16.median
+        + cost.operations_f32 / ceilings.f32.median
+    )

@@ -18,13 +18,14 @@ ActivationKind = Literal["silu", "gelu", "gelu_tanh", "relu"]
 class Activations:
     """How a linear's input is stored while it is multiplied.
 
-    ``bits == 32``: float32, untouched. ``bits == 8``: rounded to int8 (round half to even) with one
+    ``bits == 32``: float32, untouched. ``bits == 16``: rounded to bfloat16 (half to even), to meet
+    weights of bfloat16. ``bits == 8``: rounded to int8 (round half to even) with one
     float32 scale, max|x| / 127, per `group` consecutive inputs of each row (None: one per row).
     With a fixed `scale` (static activations) that one stands for all rows, and what lies beyond
     127 · scale is clipped; there is no group then.
     """
 
-    bits: Literal[8, 32] = 32
+    bits: Literal[8, 16, 32] = 32
     group: int | None = None
     scale: float | None = None
 

@@ -1,4 +1,4 @@
-"""How the inputs of linears are stored: float32, or int8 with a scale per group.
+"""How the inputs of linears are stored: float32, bfloat16, or int8 with a scale per group.
 
 Backends call `assign_activations` before they fuse. It decides by what the weights are, what the
 checkpoint asks for and what the user chose, and changes nothing but `Linear.activations`.
@@ -8,14 +8,17 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Literal
 
-from slipstream.formats.tensor import Quantized, Tensor
+import ml_dtypes
+
+from slipstream.formats.tensor import DenseTensor, Quantized, Tensor
 from slipstream.graph import ops
 from slipstream.graph.graph import Graph, Node
 from slipstream.graph.ops import Activations
 
-Choice = Literal["auto", "f32", "int8"]
+Choice = Literal["auto", "f32", "bf16", "int8"]
 
 FLOAT = Activations()
+BFLOAT = Activations(16)
 GROUP = 32  # inputs per scale; the smallest group that GGUF's types use for whole blocks
 
 
@@ -28,6 +31,7 @@ def assign_activations(
     """The graph with `activations` of every linear decided.
 
     f32   no linear rounds its input.
+    bf16  linears of bfloat16 weights round it to bfloat16; all others keep float32.
     int8  linears of quantized weights round it to int8 (dense weights never do).
     auto  what `settings` says of the weight (a checkpoint's own wish), else what the graph says,
           else as int8.
@@ -62,6 +66,8 @@ def _decide(
     settings: Mapping[str, Activations],
 ) -> Activations:
     tensors = [weights[name] for name in names]
+    if choice == "bf16":
+        return BFLOAT if all(_is_bfloat16(tensor) for tensor in tensors) else FLOAT
     affine = [tensor for tensor in tensors if isinstance(tensor, Quantized)]
     if choice == "f32" or len(affine) < len(tensors):
         return FLOAT
@@ -72,6 +78,10 @@ def _decide(
         if present != FLOAT:
             return present
     return _int8(affine)
+
+
+def _is_bfloat16(tensor: Tensor) -> bool:
+    return isinstance(tensor, DenseTensor) and tensor.data.dtype == ml_dtypes.bfloat16
 
 
 def _int8(tensors: list[Quantized]) -> Activations:
