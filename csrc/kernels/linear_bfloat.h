@@ -97,6 +97,19 @@ class BfloatProduct {
 
   void panel(int64_t index, const PanelOutput& out) const { panels(index, 1, &out); }
 
+  // The same panel of this matrix and of another one, of the same shape and rows.
+  friend void gate_and_up(const BfloatProduct& gate, const BfloatProduct& up, int64_t index,
+                          const PanelOutput* outs) {
+#if defined(SLIPSTREAM_ISA_AMX)
+    const std::byte* codes[2] = {gate.matrix_.codes(index), up.matrix_.codes(index)};
+    tile_all_rows<2>(codes, gate.matrix_.inputs_padded(), gate.x_.values, gate.x_.stride,
+                     gate.row_count_, outs);
+#else
+    gate.panel(index, outs[0]);
+    up.panel(index, outs[1]);
+#endif
+  }
+
  private:
 #if defined(SLIPSTREAM_ISA_AVX512)
   static constexpr int kTileRows = 6;

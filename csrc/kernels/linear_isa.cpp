@@ -98,6 +98,12 @@ PanelOutput scratch_output(float* memory, const float* bias, const PackedMatrix&
   return out;
 }
 
+template <class Linear>
+void gate_and_up(const Linear& gate, const Linear& up, int64_t panel, const PanelOutput* outs) {
+  gate.panel(panel, outs[0]);
+  up.panel(panel, outs[1]);
+}
+
 // The two products of a chunk, panel by panel, into scratch and together into y.
 template <class Linear>
 void gated_panels(const Linear& gate, const Linear& up, const GatedProduct& product, Range rows,
@@ -108,8 +114,9 @@ void gated_panels(const Linear& gate, const Linear& up, const GatedProduct& prod
   float* y = product.y + rows.begin * product.y_stride;
   for (int64_t panel = panels.begin; panel < panels.end; ++panel) {
     const PackedMatrix& matrix = *product.gate;
-    gate.panel(panel, scratch_output(gate_rows, product.gate_bias, matrix, panel));
-    up.panel(panel, scratch_output(up_rows, product.up_bias, matrix, panel));
+    const PanelOutput outs[2] = {scratch_output(gate_rows, product.gate_bias, matrix, panel),
+                                 scratch_output(up_rows, product.up_bias, matrix, panel)};
+    gate_and_up(gate, up, panel, outs);
     combine(product.kind, gate_rows, up_rows, count,
             panel_output(y, product.y_stride, nullptr, matrix, panel));
   }
