@@ -1,5 +1,6 @@
 // Subnormal floats as zeros, as AMX's bfloat16 products take and give them, in the code between a
-// SubnormalsAreZero and the end of its life; memory that it reads must be read after it was made.
+// SubnormalsAreZero and the end of its life. What is computed there is read from memory there, and
+// goes through `settle` before the end: compilers do not know that the mode matters.
 #pragma once
 
 #include <cstdint>
@@ -18,6 +19,12 @@ class SubnormalsAreZero {
   SLIPSTREAM_INLINE ~SubnormalsAreZero() { write(before_); }
   SubnormalsAreZero(const SubnormalsAreZero&) = delete;
   SubnormalsAreZero& operator=(const SubnormalsAreZero&) = delete;
+
+  // `value` is computed by now.
+  template <class Value>
+  SLIPSTREAM_INLINE void settle(Value& value) const {
+    __asm__ volatile("" : "+m"(value));
+  }
 
  private:
 #if defined(__x86_64__)

@@ -31,14 +31,10 @@ SLIPSTREAM_INLINE i32x16 broadcast_pair(const uint16_t* p) {
   return set1_i32(pair);
 }
 
-// Rows [first, first + R) of x against one panel.
+// sums [R] of rows from `rows` on against one panel.
 template <int R>
-void bfloat_tile(const std::byte* codes, int64_t inputs_padded, const BfloatRows& x, int64_t first,
-                 const PanelOutput& out) {
-  const uint16_t* rows = x.values + first * x.stride;
-  f32x16 sums[R];
-  SLIPSTREAM_UNROLL(8)
-  for (int r = 0; r < R; ++r) sums[r] = zero_f32();
+SLIPSTREAM_INLINE void add_blocks(const std::byte* codes, int64_t inputs_padded,
+                                  const uint16_t* rows, int64_t stride, f32x16 (&sums)[R]) {
   for (int64_t k = 0; k < inputs_padded; k += kBfloatBlock) {
     const auto* weights = reinterpret_cast<const int32_t*>(codes + k * 2 * kLanes);
     prefetch(codes + k * 2 * kLanes + 4096, kBfloatBlock * 2 * kLanes);
@@ -51,13 +47,28 @@ void bfloat_tile(const std::byte* codes, int64_t inputs_padded, const BfloatRows
       SLIPSTREAM_UNROLL(8)
       for (int r = 0; r < R; ++r) {
         f32x16 a, b;
-        widen_pairs(broadcast_pair(rows + r * x.stride + k + 2 * i), a, b);
+        widen_pairs(broadcast_pair(rows + r * stride + k + 2 * i), a, b);
         even[r] = fma(first_weight, a, even[r]);
         odd[r] = fma(second_weight, b, odd[r]);
       }
     }
     SLIPSTREAM_UNROLL(8)
     for (int r = 0; r < R; ++r) sums[r] = sums[r] + (even[r] + odd[r]);
+  }
+}
+
+// Rows [first, first + R) of x against one panel.
+template <int R>
+void bfloat_tile(const std::byte* codes, int64_t inputs_padded, const BfloatRows& x, int64_t first,
+                 const PanelOutput& out) {
+  const uint16_t* rows = x.values + first * x.stride;
+  f32x16 sums[R];
+  SLIPSTREAM_UNROLL(8)
+  for (int r = 0; r < R; ++r) sums[r] = zero_f32();
+  {
+    const SubnormalsAreZero zeros;
+    add_blocks<R>(codes, inputs_padded, rows, x.stride, sums);
+    zeros.settle(sums);
   }
   SLIPSTREAM_UNROLL(8)
   for (int r = 0; r < R; ++r) store_output(out, first + r, sums[r]);
@@ -84,7 +95,6 @@ class BfloatProduct {
   int64_t panels_at_once(int64_t) const { return 1; }
 
   void panels(int64_t index, int64_t, const PanelOutput* outs) const {
-    const SubnormalsAreZero zeros;
     const std::byte* codes = matrix_.codes(index);
     const int64_t inputs = matrix_.inputs_padded();
     int64_t row = 0;

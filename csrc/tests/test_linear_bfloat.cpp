@@ -79,9 +79,13 @@ void test_subnormal_numbers_are_zeros_here_and_nowhere_else() {
   int64_t zeros = 0;
   for (const float y : expected) zeros += y == 0.0f;
   CHECK(zeros > 0 && zeros < int64_t(expected.size()), "%d zeros say little", int(zeros));
+  for (float& bias : c.bias) bias = FLT_MIN / 4;  // is added as it is
+  const auto biased = naive(c, true);
   for (const Candidate& candidate : candidates()) {
     const auto y = run(*candidate.kernels, c, matrix, {whole(c, matrix)}, false);
     CHECK(first_difference(y, expected) < 0, "%s", candidate.name.c_str());
+    const auto with_bias = run(*candidate.kernels, c, matrix, {whole(c, matrix)}, true);
+    CHECK(first_difference(with_bias, biased) < 0, "%s, bias", candidate.name.c_str());
     volatile float least = FLT_MIN;
     CHECK(least / 2 > 0.0f, "%s leaves the mode behind", candidate.name.c_str());
   }
