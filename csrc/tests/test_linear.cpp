@@ -101,8 +101,8 @@ void check_large() {
   check_case({70, 40, 1024, CodeFormat::int4, 128, ScaleFormat::f16, OffsetFormat::none, 128}, 2);
   check_case({70, 40, 1024, CodeFormat::int8, 64, ScaleFormat::f32, OffsetFormat::none, 64}, 3);
   check_case({130, 40, 576, CodeFormat::bf16, 0, ScaleFormat::f32, OffsetFormat::none, -1}, 4);
-  check_case(
-      {130, 72, 576, CodeFormat::bf16, 0, ScaleFormat::f32, OffsetFormat::none, kBfloatRows}, 9);
+  check_case({130, 72, 576, CodeFormat::bf16, 0, ScaleFormat::f32, OffsetFormat::none, kBfloatRows},
+             9);
   check_case({70, 40, 1024, CodeFormat::int8, 64, ScaleFormat::f32, OffsetFormat::none, 64, 0,
               Sparsity::two_of_four},
              5);
