@@ -112,7 +112,7 @@ def read_arguments() -> Any:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--blocks", type=int, default=2)
     parser.add_argument("--method", default="gptq", choices=list(OURS))
-    parser.add_argument("--calibration", type=int, default=8, help="chunks of 512 tokens")
+    parser.add_argument("--calibration", type=int, default=4, help="chunks of 512 tokens")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--tokenizer", default="smollm2:135m", help="a model that has one")
     parser.add_argument("--without-peer", action="store_true")
