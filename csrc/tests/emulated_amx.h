@@ -29,6 +29,11 @@ struct TileUnit {
     require(configured, "a tile is used before _tile_loadconfig");
     return tile[index];
   }
+  // What the processor checks before a product of rows `a` and the 16 steps of `b` into `c`.
+  void require_shapes(int c, int a, int b) const {
+    require(rows[c] == rows[a], "sums and rows differ in height");
+    require(rows[b] == 16, "the right tile has fewer steps than a row has inputs");
+  }
 };
 
 inline thread_local TileUnit tile_unit;
@@ -66,8 +71,7 @@ void tile_dot(int c, int a, int b) {
   Tile& sums = tile_unit.use(c);
   const Tile& rows = tile_unit.use(a);
   const Tile& codes = tile_unit.use(b);
-  tile_unit.require(tile_unit.rows[c] == tile_unit.rows[a], "sums and rows differ in height");
-  tile_unit.require(tile_unit.rows[b] == 16, "codes of fewer steps than a row has inputs");
+  tile_unit.require_shapes(c, a, b);
   for (int m = 0; m < tile_unit.rows[c]; ++m)
     for (int n = 0; n < 16; ++n) {
       int32_t sum;
@@ -95,8 +99,7 @@ inline void tile_dot_bf16(int c, int a, int b) {
   Tile& sums = tile_unit.use(c);
   const Tile& rows = tile_unit.use(a);
   const Tile& weights = tile_unit.use(b);
-  tile_unit.require(tile_unit.rows[c] == tile_unit.rows[a], "sums and rows differ in height");
-  tile_unit.require(tile_unit.rows[b] == 16, "weights of fewer pairs than a row has");
+  tile_unit.require_shapes(c, a, b);
   for (int m = 0; m < tile_unit.rows[c]; ++m)
     for (int n = 0; n < 16; ++n) {
       float half[2] = {0.0f, 0.0f}, sum;

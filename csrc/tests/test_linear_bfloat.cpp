@@ -1,5 +1,6 @@
-// bfloat16 rows at their edges: rounding, NaN and infinity, numbers too small to be normal, gates.
-// Every instruction set gives the bits of the plain loops; test_linear.cpp has the random shapes.
+// bfloat16 rows at their edges: rounding, numbers too small to be normal, gates.
+// Every instruction set gives the bits of the plain loops; test_linear.cpp has the random shapes,
+// test_linear_edges.cpp NaN and infinity.
 #include <cfloat>
 
 #include "tests/check.h"
@@ -35,25 +36,6 @@ void test_rows_are_rounded_to_nearest_even_and_padded() {
         }
       CHECK(wrong == 0, "%s inputs %d: %d wrong", candidate.name.c_str(), int(inputs), wrong);
     }
-  }
-}
-
-void test_nan_and_infinity_stay_in_their_rows() {
-  Case c = make_case(kDense, 21);
-  const PackedMatrix matrix = pack(c.source());
-  const auto clean = naive(c, false);
-  c.x[size_t(2 * kDense.inputs + 40)] = NAN;
-  c.x[size_t(16 * kDense.inputs + 3)] = INFINITY;
-  for (const Candidate& candidate : candidates()) {
-    const auto y = run(*candidate.kernels, c, matrix, {whole(c, matrix)}, false);
-    int wrong = 0;
-    for (int64_t r = 0; r < kDense.rows; ++r)
-      for (int64_t o = 0; o < kDense.outputs; ++o) {
-        const size_t at = size_t(r * kDense.outputs + o);
-        const bool spoiled = r == 2 || r == 16;
-        wrong += spoiled ? std::isfinite(y[at]) : bits_of(y[at]) != bits_of(clean[at]);
-      }
-    CHECK(wrong == 0, "%s: %d", candidate.name.c_str(), wrong);
   }
 }
 
@@ -125,7 +107,6 @@ void test_a_gated_product_is_its_two_products_and_the_gate() {
 int main() {
   using namespace slipstream::test;
   test_rows_are_rounded_to_nearest_even_and_padded();
-  test_nan_and_infinity_stay_in_their_rows();
   test_subnormal_numbers_are_zeros_here_and_nowhere_else();
   test_a_gated_product_is_its_two_products_and_the_gate();
   return report("linear bfloat");

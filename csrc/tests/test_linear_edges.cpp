@@ -14,6 +14,8 @@ namespace slipstream::test {
 namespace {
 
 constexpr Shape kInt4{5, 40, 96, CodeFormat::int4, 32, ScaleFormat::f16, OffsetFormat::none, 32};
+constexpr Shape kBf16{5,          40, 96, CodeFormat::bf16, 0, ScaleFormat::f32, OffsetFormat::none,
+                      kBfloatRows};
 
 template <class Function>
 bool refuses(Function function) {
@@ -209,8 +211,8 @@ void test_two_of_four_is_seen_output_by_output() {
 }
 
 void test_nan_and_infinity_stay_in_their_rows() {
-  for (const int64_t activation_group : {int64_t(32), int64_t(-1)}) {
-    Shape shape = kInt4;
+  for (const int64_t activation_group : {int64_t(32), kFloatRows, kBfloatRows}) {
+    Shape shape = activation_group == kBfloatRows ? kBf16 : kInt4;
     shape.rows = 18;
     shape.activation_group = activation_group;
     Case c = make_case(shape, 11);
